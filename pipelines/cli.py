@@ -1,0 +1,300 @@
+"""The command line: ``corpusmill``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.house import ForeignPackage, check_house
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="From the raw web to a trained, served language model, in one DAG.\n\n"
+    "Start with `corpusmill quickstart`.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+RunFolder = Annotated[Path, typer.Argument(help="The run's folder, as runs/quickstart.")]
+
+
+def _stop(error: Exception | str, code: int = 2) -> typer.Exit:
+    errors.print(f"corpusmill: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(code)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The DAG, a YAML file.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of this run [default: runs/<name of the DAG>].")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a value of the YAML: nodes.crawl.max_pages=50."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this node.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Begin at this node; those before it stay as this run last had them."
+        ),
+    ] = None,
+    accept_gap: Annotated[
+        list[str] | None,
+        typer.Option(help="Go on although work items of this node failed for good (recorded)."),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to run on [default: a local one of our own].")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Cores of the local Ray [default: all].")] = None,
+) -> None:
+    """Run a DAG, or go on with it: what is done already is not done again.
+
+    Exit codes: 0 done, 2 config, 3 something failed for good, 4 disk full, 130 interrupted.
+
+    Examples:
+
+        corpusmill run configs/quickstart.yaml
+
+        corpusmill run my.yaml --set nodes.crawl.max_pages=50 --until documents
+    """
+    raise typer.Exit(
+        start_run(
+            config,
+            run,
+            set_ or [],
+            until=until,
+            start=from_,
+            accept_gaps=tuple(accept_gap or ()),
+            ray_address=ray_address,
+            workers=workers,
+        )
+    )
+
+
+def start_run(config: Path, run: Path | None, settings: list[str], **options: object) -> int:
+    """Load, run, write the report. Returns the exit code."""
+    from pipelines.config import ConfigError, load
+    from pipelines.engine import Engine
+    from pipelines.lease import RunIsHeld
+    from pipelines.progress import LiveTable, LogLines
+
+    show = None
+    try:
+        dag = load(config, settings)
+        folder = run or Path("runs") / dag.name
+        engine = Engine(dag, folder, **options)  # type: ignore[arg-type]
+        engine.show = show = LiveTable(console) if console.is_terminal else LogLines(console)
+        code = engine.run()
+    except (ConfigError, RunIsHeld, ConnectionError) as error:
+        raise _stop(error) from None
+    if (folder / "links.json").exists() and code != 4:
+        from pipelines.report import write_report
+
+        console.print(f"report: {write_report(folder)}", highlight=False, soft_wrap=True)
+    if code == 4:
+        raise _stop(engine.stopping, 4)
+    if code:
+        for job in engine.jobs.values():
+            if job.error:
+                errors.print(f"{job.name}: {job.state}: {job.error}", markup=False, soft_wrap=True)
+    return code
+
+
+@app.command()
+def status(
+    run: RunFolder,
+    watch: Annotated[bool, typer.Option(help="Follow a live run.")] = False,
+) -> None:
+    """Show how far a run is; from another terminal, on a live run too.
+
+    Example: corpusmill status runs/quickstart --watch
+    """
+    from rich.live import Live
+
+    from pipelines.progress import render
+
+    def read() -> dict:
+        path = run / "status.json"
+        if not path.exists():
+            raise _stop(f"{run} holds no run: give the folder that `corpusmill run` printed")
+        page = json.loads(path.read_text())
+        if page["state"] == "running" and time.time() - page["updated"] > 30:
+            page["state"] = "gone (its driver wrote nothing for 30 s: run again to go on)"
+        return page
+
+    page = read()
+    if not watch:
+        console.print(render(page))
+        return
+    with Live(render(page), console=console, auto_refresh=False) as live:
+        while page["state"] == "running":
+            time.sleep(1)
+            page = read()
+            live.update(render(page), refresh=True)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write RUN/report.html: the funnel, drops by rule, throughput, the loss curve.
+
+    Example: corpusmill report runs/quickstart
+    """
+    from pipelines.report import write_report
+
+    try:
+        console.print(str(write_report(run)), highlight=False, soft_wrap=True)
+    except FileNotFoundError as error:
+        raise _stop(error) from None
+
+
+@app.command()
+def trace(
+    run: RunFolder,
+    what: Annotated[
+        str, typer.Argument(help="A token shard's row (FILE:ROW), a document's id, or a URL.")
+    ],
+) -> None:
+    """Where a token came from, and what became of a page.
+
+    Examples:
+
+        corpusmill trace runs/quickstart tokens:0:17       row 17 of the node's shard 0
+
+        corpusmill trace runs/quickstart 3f0c...           a document's id
+
+        corpusmill trace runs/quickstart http://127.0.0.1:8411/json.html
+    """
+    from pipelines.trace import trace_run
+
+    try:
+        console.print(trace_run(run, what), markup=False, highlight=False, soft_wrap=True)
+    except (ValueError, FileNotFoundError) as error:
+        raise _stop(error) from None
+
+
+@app.command()
+def stages(name: Annotated[str | None, typer.Argument(help="One stage.")] = None) -> None:
+    """List the stages and their parameters.
+
+    Example: corpusmill stages minhash_dedup
+    """
+    from pipelines import registry
+
+    if name is None:
+        table = Table("stage", "shape", "what it does", box=None, pad_edge=False)
+        for known in registry.stage_names():
+            cls = registry.stage_class(known)
+            table.add_row(known, cls.shape, (cls.__doc__ or "").strip().split("\n")[0])
+        console.print(table)
+        return
+    try:
+        cls = registry.stage_class(name)
+    except KeyError as error:
+        raise _stop(error.args[0]) from None
+    console.print((cls.__doc__ or "").strip(), markup=False, highlight=False)
+    inputs = ", ".join(f"{key} ({kind})" for key, kind in cls.inputs.items()) or "none"
+    console.print(f"\ninput: {inputs}; output: {cls.output}; {cls.determinism}\n", highlight=False)
+    table = Table("parameter", "type", "default", "meaning", box=None, pad_edge=False)
+    for key, schema in registry.parameters(cls).items():
+        kind = schema.get("type") or " | ".join(
+            str(part.get("type", part)) for part in schema.get("anyOf", [])
+        )
+        default = json.dumps(schema["default"]) if "default" in schema else "(required)"
+        table.add_row(key, kind, default, " ".join(schema.get("description", "").split()))
+    console.print(table)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a DAG, for editors.
+
+    Example: corpusmill schema > corpusmill.schema.json
+    """
+    from pipelines.config import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+@app.command()
+def gc(
+    store: Annotated[Path, typer.Argument(help="The store, as runs' YAML names it.")],
+    delete: Annotated[bool, typer.Option(help="Really delete; without it, only list.")] = False,
+) -> None:
+    """Find files in a store that no commit names: left by killed workers. Lists unless --delete.
+
+    Stop the runs that use the store first: a file being written has no commit yet.
+
+    Example: corpusmill gc store --delete
+    """
+    from pipelines.gc import collect
+
+    raise typer.Exit(collect(store, delete, console))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, disk, memory, Ray, GPU, known traps and their cures."""
+    from pipelines.doctor import examine
+
+    raise typer.Exit(examine(console))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="The training config, a YAML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a value: steps=100.")
+    ] = None,
+) -> None:
+    """Pretrain a model from token shards; goes on from its last checkpoint.
+
+    Example: corpusmill train configs/train/sigma_1_5b.yaml --set steps=1000
+    """
+    import subprocess
+
+    command = [sys.executable, "-m", "sigma_model.training", str(config)]
+    for setting in set_ or []:
+        command += ["--set", setting]
+    raise typer.Exit(subprocess.run(command).returncode)
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("quickstart"),
+    pages: Annotated[int | None, typer.Option(help="Crawl at most this many pages.")] = None,
+) -> None:
+    """The whole main job on real pages, on this machine alone: crawl to trained model.
+
+    Starts two servers on loopback ports (the interpreter's documentation, and HTML that installed
+    packages carry), crawls them, and goes all the way to token shards, a small Sigma and a report.
+
+    Example: corpusmill quickstart
+    """
+    from pipelines.quickstart import quickstart as go
+
+    raise typer.Exit(go(folder, pages, console))
+
+
+def main() -> None:
+    """Entry point of the command ``corpusmill``."""
+    try:
+        check_house()
+    except ForeignPackage as error:
+        sys.exit(f"corpusmill: {error}")
+    app()
+
+
+if __name__ == "__main__":
+    main()

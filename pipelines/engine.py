@@ -1,0 +1,654 @@
+"""The driver: walks the DAG, keeps a bounded number of work items in flight, loses nothing.
+
+It reads and writes small JSON only. Every fact about what is done lies in commits, so a driver that
+dies, however it dies, is replaced by starting another one.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import json
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines import cluster
+from pipelines.config import ConfigError, Dag
+from pipelines.dataset import (
+    Commit,
+    File,
+    Manifest,
+    SchemaTooNew,
+    content_fingerprint,
+    fingerprint,
+    read_commits,
+    read_manifest,
+)
+from pipelines.lease import Lease
+from pipelines.plan import Plan, Unit, make_plan, next_items, refilter_source, units
+from pipelines.storage import DiskFull, Folder
+from pipelines.work import Task, run_item
+
+DONE, CONFIG, GAP, DISK, INTERRUPTED = 0, 2, 3, 4, 130
+ATTEMPTS = 3
+TICK_SECONDS = 0.5
+
+
+@dataclass
+class Job:
+    """A unit while the run lasts."""
+
+    unit: Unit
+    state: str = "waiting"  # waiting, running, done, gap, failed, blocked
+    plan: Plan | None = None
+    manifest: Manifest | None = None
+    manifest_name: str = "manifest.json"
+    reused: bool = False
+    phase: int = 0
+    items: dict[str, dict] = field(default_factory=dict)
+    commits: dict[str, Commit] = field(default_factory=dict)
+    before: list[Commit] = field(default_factory=list)
+    queue: collections.deque = field(default_factory=collections.deque)
+    attempts: collections.Counter = field(default_factory=collections.Counter)
+    failures: dict[str, dict] = field(default_factory=dict)
+    refilter: tuple[Folder, dict[str, Commit]] | None = None
+    error: str = ""
+    warnings: list[str] = field(default_factory=list)
+    started: float = 0.0
+    ended: float = 0.0
+    parts: int = 0
+    part_rows: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.unit.name
+
+
+class Engine:
+    """One run of a DAG. ``run()`` returns the exit code."""
+
+    def __init__(
+        self,
+        dag: Dag,
+        run: Path,
+        *,
+        until: str | None = None,
+        start: str | None = None,
+        accept_gaps: tuple[str, ...] = (),
+        ray_address: str | None = None,
+        workers: int | None = None,
+        show: Any = None,
+    ):
+        self.dag, self.run_folder, self.start = dag, Path(run).resolve(), start
+        self.ray_address, self.workers, self.show = ray_address, workers, show
+        for name in (until, start, *accept_gaps):
+            if name is not None and name not in dag.nodes:
+                raise ConfigError(f"no node is called {name!r}: there are {', '.join(dag.nodes)}")
+        self.accept_gaps = set(accept_gaps)
+        self.jobs = {unit.name: Job(unit) for unit in units(dag, until)}
+        self.store = Folder(dag.store)
+        self.refs: dict[Any, tuple[Job, str]] = {}
+        self.not_before: dict[str, float] = {}
+        self.stopping = ""
+        self.interrupts = 0
+        self.started = time.time()
+        self.cpus = 1
+
+    # -- the run ----------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        lease = self._open_run()
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if not self._all_there():
+                self.cpus = cluster.connect(self.ray_address, self.workers)
+            last_beat = 0.0
+            while self._step():
+                if time.monotonic() - last_beat > 2:
+                    lease.beat()
+                    last_beat = time.monotonic()
+                self._publish("running")
+            code = self._exit_code()
+        except DiskFull as error:
+            self.stopping, code = str(error), DISK
+        except KeyboardInterrupt:
+            self.stopping, code = "stopped at once", INTERRUPTED
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if self.refs:
+                self._kill_workers()
+        state = {DONE: "done", INTERRUPTED: "stopped", DISK: "disk full"}.get(code, "failed")
+        try:
+            self._publish(state, code)
+        except DiskFull:
+            pass  # the exit code says it
+        lease.release()
+        return code
+
+    def _open_run(self) -> Lease:
+        run = self.run_folder
+        facts = run / "run.json"
+        try:
+            if run.exists() and not facts.exists() and any(run.iterdir()):
+                raise ConfigError(f"{run} holds other files: give an empty or new folder with --run")
+            if facts.exists() and (name := json.loads(facts.read_text())["name"]) != self.dag.name:
+                raise ConfigError(
+                    f"{run} holds the run {name!r}, not {self.dag.name!r}: give another folder with --run"
+                )
+            run.mkdir(parents=True, exist_ok=True)
+            lease = Lease(run)
+            (run / "stop").unlink(missing_ok=True)
+            facts.write_text(json.dumps({"name": self.dag.name, "store": str(self.store)}))
+            (run / "config.yaml").write_text(self.dag.text)
+            probe = f"probe-{os.getpid()}"
+            self.store.write(probe, b"")
+            self.store.delete(probe)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise ConfigError(f"cannot write the run or its store: {error}") from error
+        except OSError as error:
+            if error.errno == 30:
+                raise ConfigError(f"cannot write the run or its store: {error}") from error
+            raise
+        self._log("start", config=self.dag.file, pid=os.getpid(), host=socket.gethostname())
+        return lease
+
+    def _all_there(self) -> bool:
+        """Whether every dataset exists already: then no cluster is needed."""
+        for job in self.jobs.values():
+            self._try_open(job)
+        return all(job.state == "done" for job in self.jobs.values())
+
+    def _step(self) -> bool:
+        """One turn: open what can be opened, submit, collect. False when there is nothing left to do."""
+        for job in self.jobs.values():
+            if job.state == "waiting" and not self.stopping:
+                self._try_open(job)
+        if not self.stopping:
+            self._submit()
+        if self.refs:
+            self._collect()
+            return True
+        running = [job for job in self.jobs.values() if job.state == "running"]
+        if self.stopping or not running:
+            return False
+        time.sleep(0.05)  # an item waits for its next attempt
+        return True
+
+    def _exit_code(self) -> int:
+        if self.interrupts:
+            return INTERRUPTED
+        if self.stopping:
+            return DISK
+        return DONE if all(job.state == "done" for job in self.jobs.values()) else GAP
+
+    # -- opening a unit ---------------------------------------------------------------------------
+
+    def _try_open(self, job: Job) -> None:
+        if job.state != "waiting":
+            return
+        if self._is_before_start(job):
+            self._take_linked(job)
+            return
+        sources = [self.jobs[name] for name in job.unit.sources]
+        bad = [source.name for source in sources if source.state in ("gap", "failed", "blocked")]
+        if bad:
+            job.state = "blocked"
+            job.error = f"waits for {', '.join(bad)}"
+            return
+        if not all(source.state == "done" for source in sources):
+            return
+        inputs = {source.name: source.manifest for source in sources}
+        folders = {source.name: source.plan.dataset for source in sources}
+        try:
+            job.plan = make_plan(job.unit, self.dag, self.store, inputs, folders)
+            manifest = read_manifest(job.plan.dataset)
+        except (ValueError, FileNotFoundError) as error:
+            if isinstance(error, SchemaTooNew):
+                raise ConfigError(str(error)) from error
+            self._fail(job, str(error))
+            return
+        job.started = time.time()
+        if manifest is not None:
+            job.reused = True
+            self._done(job, manifest)
+            return
+        main = inputs.get(job.unit.main_input)
+        if main is not None and main.kind != "artifact" and not sum(s["rows"] for s in main.shards):
+            if job.unit.shape == "fit":
+                self._fail(
+                    job,
+                    f"its input {job.unit.main_input!r} has no rows, so there is nothing to fit: see what"
+                    f" was dropped with `corpusmill report {self.run_folder}`",
+                )
+                return
+            job.warnings.append(f"its input {job.unit.main_input!r} has no rows")
+        job.refilter = refilter_source(job.plan, self.store)
+        job.state = "running"
+        self._log("open", node=job.name, dataset=str(job.plan.dataset))
+        self._open_items(job, job.plan.items)
+
+    def _is_before_start(self, job: Job) -> bool:
+        """Whether --from leaves this unit as the run last had it."""
+        if self.start is None:
+            return False
+        later = {self.start}
+        for node in self.dag.nodes.values():
+            if later & set(node.inputs.values()):
+                later.add(node.name)
+        return not any(node.name in later for node in job.unit.nodes)
+
+    def _take_linked(self, job: Job) -> None:
+        link = self._links().get(job.name)
+        if link is None:
+            raise ConfigError(
+                f"--from {self.start}: this run has no dataset of {job.name!r} yet: run without --from"
+            )
+        dataset = self.store / link["dataset"]
+        manifest = read_manifest(dataset, link["manifest"])
+        if manifest is None:
+            raise ConfigError(f"--from {self.start}: {dataset} is gone: run without --from")
+        job.plan = Plan(job.unit, manifest.fingerprint, None, dataset, {}, {})
+        job.reused = True
+        self._done(job, manifest, link["manifest"])
+
+    def _links(self) -> dict:
+        path = self.run_folder / "links.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _open_items(self, job: Job, items: list[dict]) -> None:
+        job.items = {item["item"]: item for item in items}
+        there = read_commits(job.plan.dataset)
+        job.commits = {name: there[name] for name in job.items if name in there}
+        for name, commit in job.commits.items():
+            if commit.key != job.items[name]["key"]:
+                self._fail(
+                    job,
+                    f"{job.plan.dataset}/commits/{name}.json was made from other inputs: the dataset"
+                    " folder was changed by hand; delete it and run again",
+                )
+                return
+        job.queue = collections.deque(name for name in job.items if name not in job.commits)
+        if not job.queue:
+            self._phase_done(job)
+
+    # -- work items -------------------------------------------------------------------------------
+
+    def _submit(self) -> None:
+        limit = 2 * self.cpus
+        now = time.monotonic()
+        for job in self.jobs.values():
+            for _ in range(len(job.queue)):
+                if job.state != "running" or len(self.refs) >= limit:
+                    break
+                name = job.queue.popleft()
+                if self.not_before.get(f"{job.name}/{name}", 0) > now:
+                    job.queue.append(name)
+                    continue
+                self._submit_item(job, name)
+
+    def _submit_item(self, job: Job, name: str) -> None:
+        import ray
+
+        cpus = min(max(node.cpus for node in job.unit.nodes), self.cpus)
+        remote = ray.remote(num_cpus=cpus, max_retries=0)(run_item)
+        self.refs[remote.remote(self._task(job, name))] = (job, name)
+
+    def _task(self, job: Job, name: str) -> Task:
+        plan, unit = job.plan, job.unit
+        item = job.items[name]
+        main = plan.inputs.get(unit.main_input)
+        shard = main.shards[item["shard"]] if main and "shard" in item else None
+        artifacts: dict[str, dict[str, str]] = {}
+        inside = {node.name for node in unit.nodes}
+        for node in unit.nodes if unit.shape in ("map", "expand") else ():
+            for key, source in node.inputs.items():
+                if source not in inside and node.step.inputs[key] == "artifact":
+                    artifacts.setdefault(node.name, {})[key] = self._artifact_uri(self.jobs[source])
+        fit_inputs = {}
+        for key, source in unit.last.inputs.items() if unit.shape == "fit" else ():
+            fit_inputs[key] = self._fit_input(self.jobs[source])
+        refilter = None
+        if job.refilter:
+            folder, commits = job.refilter
+            if name in commits:
+                refilter = {**commits[name].to_json(), "folder": folder.uri}
+        return Task(
+            dataset=plan.dataset.uri,
+            run=str(self.run_folder),
+            unit=unit.name,
+            shape=unit.shape,
+            seed=self.dag.seed,
+            keep_dropped=unit.last.keep_dropped,
+            steps=[(node.name, node.step) for node in unit.nodes],
+            item=item,
+            phase=job.phase,
+            shard=shard,
+            main_folder=plan.input_folders[unit.main_input].uri if main else "",
+            main_kind=main.kind if main else "",
+            artifacts=artifacts,
+            fit_inputs=fit_inputs,
+            refilter=refilter,
+            attempt=job.attempts[name],
+        )
+
+    @staticmethod
+    def _artifact_uri(job: Job) -> str:
+        """The folder that holds the artifact's files: data/fit.<8 hex>."""
+        first = job.manifest.shards[0]["file"]
+        return f"{job.plan.dataset.uri}/{'/'.join(first.split('/')[:2])}"
+
+    def _fit_input(self, job: Job) -> dict:
+        files = [shard["file"] for shard in job.manifest.shards]
+        where = ""
+        if job.manifest.kind == "artifact":
+            where = "/".join(files[0].split("/")[:2])
+        return {
+            "folder": job.plan.dataset.uri,
+            "kind": job.manifest.kind,
+            "files": files,
+            "where": where,
+        }
+
+    def _collect(self) -> None:
+        import ray
+
+        ready, _ = ray.wait(list(self.refs), num_returns=1, timeout=TICK_SECONDS)
+        if ready:
+            ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0)
+        for ref in ready:
+            job, name = self.refs.pop(ref)
+            try:
+                result = ray.get(ref)
+            except ray.exceptions.RayError as error:  # the worker or its node died
+                text = f"the worker died: {str(error).splitlines()[0]}"
+                result = {"failure": {"type": type(error).__name__, "message": text, "traceback": ""}}
+            if "commit" in result:
+                job.commits[name] = Commit.from_json(result["commit"])
+                job.failures.pop(name, None)
+                if len(job.commits) == len(job.items):
+                    self._phase_done(job)
+                else:
+                    self._maybe_gap(job)
+            else:
+                self._item_failed(job, name, result["failure"])
+
+    def _item_failed(self, job: Job, name: str, failure: dict) -> None:
+        job.attempts[name] += 1
+        self._log("item failed", node=job.name, item=name, **failure)
+        if failure.get("stopped"):
+            return
+        if failure.get("disk_full"):
+            self.stopping = failure["message"]
+            return
+        job.failures[name] = failure
+        if job.attempts[name] < ATTEMPTS:
+            self.not_before[f"{job.name}/{name}"] = time.monotonic() + job.attempts[name]
+            job.queue.append(name)
+        else:
+            self._maybe_gap(job)
+
+    def _maybe_gap(self, job: Job) -> None:
+        """When all that is left has failed for good, the node has a gap."""
+        lost = [name for name, count in job.attempts.items() if count >= ATTEMPTS]
+        lost = [name for name in lost if name not in job.commits]
+        if not lost or len(job.commits) + len(lost) < len(job.items):
+            return
+        first = job.failures[lost[0]]
+        job.error = (
+            f"{len(lost)} of {len(job.items)} work items failed {ATTEMPTS} times; first: item"
+            f" {lost[0]}: {first['type']}: {first['message']}"
+        )
+        accepted = self.accept_gaps & {node.name for node in job.unit.nodes}
+        if accepted and job.unit.shape in ("map", "expand", "source") and job.commits:
+            self._phase_done(job, gaps=sorted(lost))
+            return
+        job.state = "gap"
+        job.ended = time.time()
+        self._log("gap", node=job.name, error=job.error)
+
+    def _phase_done(self, job: Job, gaps: list[str] | None = None) -> None:
+        if job.unit.shape == "shuffle" and job.phase + 1 < len(job.unit.last.step.phases):
+            job.before = [job.commits[name] for name in job.items]
+            job.phase += 1
+            self._open_items(job, next_items(job.plan, job.phase, job.before))
+            return
+        self._finish(job, gaps or [])
+
+    # -- the end of a unit ------------------------------------------------------------------------
+
+    def _finish(self, job: Job, gaps: list[str]) -> None:
+        commits = [job.commits[name] for name in job.items if name in job.commits]
+        if job.unit.shape == "source":
+            known = set(job.items)
+            there = read_commits(job.plan.dataset)
+            commits = [commit for name, commit in there.items() if name not in known]
+        rows_in = sum(commit.rows_in for commit in commits)
+        quarantined = sum(commit.quarantined for commit in commits)
+        self._check_conservation(job, commits, gaps)
+        allowed = max(10, job.unit.last.max_quarantine * rows_in)
+        if quarantined > allowed:
+            self._fail(
+                job,
+                f"{quarantined} of {rows_in} rows are in quarantine, more than {allowed:.0f}: read the"
+                f" errors in {job.plan.dataset}/data/*.quarantined.*.parquet; if they are right, set"
+                f" max_quarantine on node {job.name!r}",
+            )
+            return
+        if quarantined:
+            job.warnings.append(f"{quarantined} of {rows_in} rows are in quarantine")
+        manifest = self._manifest(job, commits, gaps)
+        name = "manifest.json"
+        if gaps:
+            name = f"manifest-gap-{fingerprint(gaps)[:12]}.json"
+            job.warnings.append(f"gap accepted: {len(gaps)} work items are missing")
+        job.plan.dataset.put_if_absent(name, json.dumps(manifest.to_json(), indent=1).encode())
+        self._done(job, read_manifest(job.plan.dataset, name), name)
+
+    def _check_conservation(self, job: Job, commits: list[Commit], gaps: list[str]) -> None:
+        """Nothing vanishes: what went in is kept, dropped or quarantined, in every file and in all."""
+        if job.unit.shape not in ("map", "shuffle", "expand"):
+            return
+        for commit in commits:
+            out = commit.kept + sum(commit.dropped.values()) + commit.quarantined
+            if job.unit.shape != "expand" and commit.rows_in != out:
+                raise RuntimeError(f"{job.name}, item {commit.item}: {commit.rows_in} in, {out} out")
+        shards = job.plan.inputs[job.unit.main_input].shards
+        expected = sum(shard["rows"] for shard in shards)
+        counted = sum(commit.rows_in for commit in commits)
+        if not gaps and counted != expected:
+            raise RuntimeError(f"{job.name}: its input has {expected} rows, its items read {counted}")
+
+    def _manifest(self, job: Job, commits: list[Commit], gaps: list[str]) -> Manifest:
+        unit, plan = job.unit, job.plan
+        by_role = collections.defaultdict(list)
+        for commit in commits:
+            for file in commit.files:
+                by_role[file.role].append(file)
+        dropped: collections.Counter = collections.Counter()
+        for commit in commits:
+            dropped.update(commit.dropped)
+        rows = by_role["rows"]
+        report = dict(commits[0].report) if unit.shape == "fit" else {}
+        if plan.annotated:
+            report["annotated"] = plan.annotated
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return Manifest(
+            kind=unit.last.step.output,
+            node=unit.name,
+            fingerprint=plan.fingerprint,
+            content_fingerprint=content_fingerprint(unit.last.step.output, rows),
+            determinism=unit.determinism,
+            stages=plan.dataset.read_json("plan.json")["steps"],
+            inputs=plan.input_fingerprints,
+            shards=[file.to_json() for file in rows],
+            dropped=[file.to_json() for file in by_role["dropped"]],
+            quarantined=[file.to_json() for file in by_role["quarantined"]],
+            counts={
+                "rows_in": sum(commit.rows_in for commit in commits),
+                "kept": sum(commit.kept for commit in commits),
+                "dropped": dict(dropped.most_common()),
+                "quarantined": sum(commit.quarantined for commit in commits),
+                "bytes": sum(file.bytes for file in rows),
+                "tokens": sum(sum(file.token_counts or []) for file in rows),
+            },
+            steps=_sum_steps(commits),
+            schema=self._schema(job, rows),
+            report=report,
+            gaps=gaps,
+            tokens=self._token_facts(job),
+            created={
+                "at": now,
+                "run": str(self.run_folder),
+                "seconds": round(time.time() - job.started, 2),
+                "cpu_seconds": round(sum(commit.seconds for commit in commits), 2),
+                "warnings": job.warnings,
+            },
+        )
+
+    @staticmethod
+    def _schema(job: Job, rows: list[File]) -> dict[str, str]:
+        if not rows or not rows[0].file.endswith(".parquet"):
+            return {}
+        folder = job.plan.dataset
+        schema = pq.read_schema(folder.path(rows[0].file), filesystem=folder.fs)
+        return {field.name: str(field.type) for field in schema}
+
+    def _token_facts(self, job: Job) -> dict:
+        if job.unit.last.step.output != "tokens":
+            return {}
+        from pipelines.tokenize import token_facts
+
+        uri = self._artifact_uri(self.jobs[job.unit.last.inputs["tokenizer"]])
+        return token_facts(Folder(uri).local("", self.run_folder / "cache"))
+
+    def _done(self, job: Job, manifest: Manifest, name: str = "manifest.json") -> None:
+        job.manifest, job.manifest_name, job.state = manifest, name, "done"
+        job.ended = time.time()
+        links = self._links()
+        links[job.name] = {"dataset": job.plan.dataset.uri.rsplit("/", 1)[-1], "manifest": name}
+        Folder(self.run_folder).write("links.json", json.dumps(links, indent=1).encode())
+        self._log("done", node=job.name, reused=job.reused, counts=manifest.counts)
+
+    def _fail(self, job: Job, error: str) -> None:
+        job.state, job.error, job.ended = "failed", error, time.time()
+        job.queue.clear()
+        self._log("failed", node=job.name, error=error)
+
+    # -- signals, status --------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.interrupts += 1
+        if self.interrupts == 1:
+            self.stopping = "stopping after what is in flight; once more to stop now"
+            (self.run_folder / "stop").touch()
+        else:
+            raise KeyboardInterrupt
+
+    def _kill_workers(self) -> None:
+        import ray
+
+        for ref in self.refs:
+            ray.cancel(ref, force=True)
+        self.refs.clear()
+
+    def _log(self, event: str, **facts: Any) -> None:
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        with open(self.run_folder / "log.jsonl", "a") as file:
+            file.write(json.dumps({"at": at, "event": event, **facts}) + "\n")
+        if self.show is not None:
+            self.show.event(event, facts)
+
+    def _publish(self, state: str, code: int | None = None) -> None:
+        status = self.status(state, code)
+        partial = self.run_folder / f"status.json.{os.getpid()}"
+        try:
+            partial.write_text(json.dumps(status))
+            os.replace(partial, self.run_folder / "status.json")
+        except OSError as error:
+            raise DiskFull(error.errno, f"no room left in {self.run_folder}") from error
+        if self.show is not None:
+            self.show.update(status)
+
+    def status(self, state: str, code: int | None = None) -> dict:
+        """What `corpusmill status` and the live table show."""
+        return {
+            "run": str(self.run_folder),
+            "name": self.dag.name,
+            "state": state,
+            "code": code,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": self.started,
+            "updated": time.time(),
+            "stopping": self.stopping,
+            "nodes": [self._job_status(job) for job in self.jobs.values()],
+        }
+
+    def _job_status(self, job: Job) -> dict:
+        commits = list(job.commits.values())
+        counts = job.manifest.counts if job.manifest else {}
+        if job.unit.shape == "source" and job.state == "running":
+            self._count_parts(job)
+        note = self.run_folder / "progress" / f"{job.name}.json"
+        text = ""
+        if job.state == "running" and note.exists():
+            try:
+                text = json.loads(note.read_text())["text"]
+            except ValueError:
+                text = ""
+        phases = getattr(job.unit.last.step, "phases", ())
+        return {
+            "node": job.name,
+            "chain": [node.name for node in job.unit.nodes],
+            "stage": job.unit.last.stage,
+            "state": job.state,
+            "reused": job.reused,
+            "phase": phases[job.phase][0] if phases and job.state == "running" else "",
+            "items_done": len(commits) if not job.reused else len(job.manifest.shards),
+            "items_total": len(job.items) if not job.reused else len(job.manifest.shards),
+            "rows_in": counts.get("rows_in", sum(c.rows_in for c in commits)),
+            "kept": counts.get("kept", sum(c.kept for c in commits) or job.part_rows),
+            "dropped": sum(counts["dropped"].values()) if counts else sum(sum(c.dropped.values()) for c in commits),  # fmt: skip
+            "quarantined": counts.get("quarantined", sum(c.quarantined for c in commits)),
+            "bytes": counts.get("bytes", sum(f.bytes for c in commits for f in c.files)),
+            "tokens": counts.get("tokens", 0),
+            "seconds": (job.ended or time.time()) - job.started if job.started else 0.0,
+            "in_flight": sum(1 for owner, _ in self.refs.values() if owner is job),
+            "retried": sum(job.attempts.values()),
+            "text": text,
+            "error": job.error,
+            "warnings": job.warnings,
+            "dataset": job.plan.dataset.uri if job.plan else "",
+        }
+
+    @staticmethod
+    def _count_parts(job: Job) -> None:
+        infos = job.plan.dataset.list("commits")
+        if len(infos) != job.parts:
+            job.parts = len(infos)
+            job.part_rows = sum(commit.kept for commit in read_commits(job.plan.dataset).values())
+
+
+def _sum_steps(commits: list[Commit]) -> list[dict]:
+    """Per node of the unit: rows in and out, drops by rule, seconds of work."""
+    total: dict[str, dict] = {}
+    for commit in commits:
+        for step in commit.steps:
+            sums = total.setdefault(
+                step["node"],
+                {"node": step["node"], "rows_in": 0, "rows_out": 0, "dropped": {}, "would_drop": {}, "quarantined": 0, "seconds": 0.0},  # fmt: skip
+            )
+            for key in ("rows_in", "rows_out", "quarantined", "seconds"):
+                sums[key] = round(sums[key] + step[key], 4)
+            for key in ("dropped", "would_drop"):
+                for rule, count in step.get(key, {}).items():
+                    sums[key][rule] = sums[key].get(rule, 0) + count
+    return list(total.values())

@@ -1,0 +1,112 @@
+"""Which stages there are: ours, and those of installed packages (entry point ``corpusmill.stages``).
+
+A user's stage follows pipelines/stage.py and is registered by the decorator, in a module that the
+package names under the entry point group ``corpusmill.stages``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+from functools import cache
+from typing import Any
+
+import pydantic
+
+# Keys of a node that are the engine's own; a stage may not name a parameter so.
+NODE_KEYS = ("stage", "input", "inputs", "materialize", "keep_dropped", "max_quarantine", "cpus")
+
+# One line a stage: name -> module:class. Loaded only when used, so that the command line starts fast.
+BUILT_IN = {
+    "read_warc": "pipelines.crawl.stage:ReadWarc",
+    "crawl": "pipelines.crawl.stage:Crawl",
+    "extract": "pipelines.extract.stage:Extract",
+    "url_rules": "filters.url:UrlRules",
+    "language": "filters.language:Language",
+    "gopher_quality": "filters.gopher:GopherQuality",
+    "gopher_repetition": "filters.gopher:GopherRepetition",
+    "c4": "filters.c4:C4",
+    "fineweb": "filters.fineweb:FineWeb",
+    "pii": "filters.pii:Pii",
+    "decide": "filters.decide:Decide",
+    "exact_dedup": "filters.exact_dedup:ExactDedup",
+    "minhash_dedup": "filters.minhash_dedup:MinhashDedup",
+    "train_classifier": "filters.train_classifier:TrainClassifier",
+    "classify": "filters.classify:Classify",
+    "train_tokenizer": "pipelines.train_tokenizer:TrainTokenizer",
+    "load_tokenizer": "pipelines.train_tokenizer:LoadTokenizer",
+    "tokenize": "pipelines.tokenize:Tokenize",
+    "train": "pipelines.train:Train",
+}
+_registered: dict[str, type] = {}
+
+
+def stage(cls: type) -> type:
+    """Class decorator: makes a user's stage known under its ``stage`` name."""
+    check_stage(cls)
+    _registered[cls.stage] = cls
+    return cls
+
+
+def check_stage(cls: type) -> None:
+    """Raise TypeError, naming what is missing, unless ``cls`` follows the contract."""
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"stage {cls.__name__} must be a dataclass (see pipelines/stage.py)")
+    for name in ("stage", "shape", "version", "determinism", "libraries", "inputs", "output"):
+        if not hasattr(cls, name):
+            raise TypeError(f"stage {cls.__name__} lacks the class variable {name!r}")
+    for field in dataclasses.fields(cls):
+        if field.name in NODE_KEYS:
+            raise TypeError(f"stage {cls.__name__}: parameter {field.name!r} is a key of the engine")
+
+
+@cache
+def _entry_points_loaded() -> bool:
+    for point in importlib.metadata.entry_points(group="corpusmill.stages"):
+        point.load()
+    return True
+
+
+def stage_names() -> list[str]:
+    _entry_points_loaded()
+    return sorted({*BUILT_IN, *_registered})
+
+
+def stage_class(name: str) -> type:
+    """The class of the stage ``name``; KeyError with the nearest name when there is none."""
+    if name in _registered:
+        return _registered[name]
+    if name in BUILT_IN:
+        module, _, cls = BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), cls)
+    _entry_points_loaded()
+    if name in _registered:
+        return _registered[name]
+    raise KeyError(f"no stage is called {name!r}{nearest(name, stage_names())}")
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """A suggestion to end an error message with: '; did you mean x?', or nothing."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@cache
+def adapter(cls: type) -> pydantic.TypeAdapter:
+    """Pydantic's reading of the stage's fields: types, and the docstring under each field."""
+    cls.__pydantic_config__ = pydantic.ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True
+    )
+    return pydantic.TypeAdapter(cls)
+
+
+def parameters(cls: type) -> dict[str, dict[str, Any]]:
+    """JSON Schema of each parameter of a stage: type, default, description."""
+    return adapter(cls).json_schema().get("properties", {})
+
+
+def library_versions(libraries: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions of the distributions whose version can change a stage's output."""
+    return {name: importlib.metadata.version(name) for name in sorted(libraries)}
