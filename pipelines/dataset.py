@@ -121,7 +121,7 @@ def write_table(folder: Folder, item: str, role: str, table: pa.Table) -> File:
     else:
         per_row = max(1, table.nbytes // max(1, table.num_rows))
         step = max(1, ROW_GROUP_BYTES // per_row)
-        bounds = list(range(0, table.num_rows, step)) + [table.num_rows]
+        bounds = [*range(0, table.num_rows, step), table.num_rows]
     sink = pa.BufferOutputStream()
     plain = {"text", "id", "doc_id", "tokens", "url", "warc_record_id", "metadata"}
     with pq.ParquetWriter(
@@ -162,7 +162,7 @@ def _token_row_groups(table: pa.Table) -> list[int]:
     """Row bounds of row groups of about ROW_GROUP_TOKENS tokens."""
     groups = np.cumsum(_list_lengths(table["tokens"])) // ROW_GROUP_TOKENS
     cuts = np.flatnonzero(np.diff(groups)) + 1
-    return [0, *cuts.tolist(), table.num_rows] if table.num_rows else [0, 0]
+    return [0, *cuts.tolist(), table.num_rows] if table.num_rows else [0]
 
 
 def write_file(folder: Folder, name: str, path: Path, role: str = "rows", rows: int = 0) -> File:
@@ -225,7 +225,12 @@ def put_commit(folder: Folder, commit: Commit) -> Commit:
     name = f"commits/{commit.item}.json"
     if folder.put_if_absent(name, json.dumps(commit.to_json(), indent=1).encode()):
         return commit
-    first = Commit.from_json(folder.read_json(name))
+    value = folder.read_json(name)
+    if value is None:
+        # torn by a store that died while it was put: it says nothing, so it is no commit
+        folder.write(name, json.dumps(commit.to_json(), indent=1).encode())
+        return commit
+    first = Commit.from_json(value)
     if first.key != commit.key:
         raise RuntimeError(
             f"{folder}/{name} belongs to another plan (key {first.key[:12]}, ours {commit.key[:12]}):"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import errno
 import json
 import os
 import signal
@@ -33,7 +34,7 @@ from pipelines.dataset import (
 )
 from pipelines.lease import Lease
 from pipelines.plan import Plan, Unit, make_plan, next_items, refilter_source, units
-from pipelines.storage import DiskFull, Folder
+from pipelines.storage import DiskFull, Folder, is_full
 from pipelines.work import Task, run_item
 
 DONE, CONFIG, GAP, DISK, INTERRUPTED = 0, 2, 3, 4, 130
@@ -104,7 +105,11 @@ class Engine:
     # -- the run ----------------------------------------------------------------------------------
 
     def run(self) -> int:
-        lease = self._open_run()
+        try:
+            lease = self._open_run()
+        except DiskFull as error:
+            self.stopping = str(error)
+            return DISK
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             if not self._all_there():
@@ -116,7 +121,9 @@ class Engine:
                     last_beat = time.monotonic()
                 self._publish("running")
             code = self._exit_code()
-        except DiskFull as error:
+        except OSError as error:
+            if not is_full(error):
+                raise
             self.stopping, code = str(error), DISK
         except KeyboardInterrupt:
             self.stopping, code = "stopped at once", INTERRUPTED
@@ -125,12 +132,12 @@ class Engine:
                 signal.signal(number, handler)
             if self.refs:
                 self._kill_workers()
+            lease.release()
         state = {DONE: "done", INTERRUPTED: "stopped", DISK: "disk full"}.get(code, "failed")
         try:
             self._publish(state, code)
         except DiskFull:
             pass  # the exit code says it
-        lease.release()
         return code
 
     def _open_run(self) -> Lease:
@@ -146,18 +153,21 @@ class Engine:
             run.mkdir(parents=True, exist_ok=True)
             lease = Lease(run)
             (run / "stop").unlink(missing_ok=True)
-            facts.write_text(json.dumps({"name": self.dag.name, "store": str(self.store)}))
-            (run / "config.yaml").write_text(self.dag.text)
+            page = {"name": self.dag.name, "store": str(self.store)}
+            Folder(run).write("run.json", json.dumps(page).encode())
+            Folder(run).write("config.yaml", self.dag.text.encode())
             probe = f"probe-{os.getpid()}"
             self.store.write(probe, b"")
             self.store.delete(probe)
+            self._log("start", config=self.dag.file, pid=os.getpid(), host=socket.gethostname())
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise ConfigError(f"cannot write the run or its store: {error}") from error
         except OSError as error:
-            if error.errno == 30:
+            if error.errno == errno.EROFS:
                 raise ConfigError(f"cannot write the run or its store: {error}") from error
+            if is_full(error):
+                raise DiskFull(error.errno, f"no room left for {run}: free some space") from error
             raise
-        self._log("start", config=self.dag.file, pid=os.getpid(), host=socket.gethostname())
         return lease
 
     def _all_there(self) -> bool:
@@ -367,9 +377,11 @@ class Engine:
             job, name = self.refs.pop(ref)
             try:
                 result = ray.get(ref)
+            except ray.exceptions.RayTaskError as error:  # it could not be started there
+                text = f"the worker could not load it: {str(error).strip().splitlines()[-1]}"
+                result = {"failure": _worker_failure(error, text)}
             except ray.exceptions.RayError as error:  # the worker or its node died
-                text = f"the worker died: {str(error).splitlines()[0]}"
-                result = {"failure": {"type": type(error).__name__, "message": text, "traceback": ""}}
+                result = {"failure": _worker_failure(error, f"the worker died: {_first_line(error)}")}
             if "commit" in result:
                 job.commits[name] = Commit.from_json(result["commit"])
                 job.failures.pop(name, None)
@@ -381,10 +393,12 @@ class Engine:
                 self._item_failed(job, name, result["failure"])
 
     def _item_failed(self, job: Job, name: str, failure: dict) -> None:
-        job.attempts[name] += 1
-        self._log("item failed", node=job.name, item=name, **failure)
         if failure.get("stopped"):
             return
+        job.attempts[name] += 1
+        texts = {key: self.dag.redact(text) for key, text in failure.items() if isinstance(text, str)}
+        failure = {**failure, **texts}
+        self._log("item failed", node=job.name, item=name, **failure)
         if failure.get("disk_full"):
             self.stopping = failure["message"]
             return
@@ -415,7 +429,9 @@ class Engine:
         self._log("gap", node=job.name, error=job.error)
 
     def _phase_done(self, job: Job, gaps: list[str] | None = None) -> None:
-        if job.unit.shape == "shuffle" and job.phase + 1 < len(job.unit.last.step.phases):
+        phases = job.unit.last.step.phases if job.unit.shape == "shuffle" else ()
+        # an input without shards has nothing to shuffle
+        if job.phase + 1 < len(phases) and job.items:
             job.before = [job.commits[name] for name in job.items]
             job.phase += 1
             self._open_items(job, next_items(job.plan, job.phase, job.before))
@@ -444,6 +460,8 @@ class Engine:
             return
         if quarantined:
             job.warnings.append(f"{quarantined} of {rows_in} rows are in quarantine")
+        if job.unit.shape == "source" and not commits:
+            job.warnings.append("it found nothing to read")
         manifest = self._manifest(job, commits, gaps)
         name = "manifest.json"
         if gaps:
@@ -475,7 +493,9 @@ class Engine:
         dropped: collections.Counter = collections.Counter()
         for commit in commits:
             dropped.update(commit.dropped)
-        rows = by_role["rows"]
+        written = by_role["rows"]
+        # a shard that nothing came out of would only cost the nodes to come a work item
+        rows = [file for file in written if file.rows or unit.last.step.output == "artifact"]
         report = dict(commits[0].report) if unit.shape == "fit" else {}
         if plan.annotated:
             report["annotated"] = plan.annotated
@@ -500,7 +520,7 @@ class Engine:
                 "tokens": sum(sum(file.token_counts or []) for file in rows),
             },
             steps=_sum_steps(commits),
-            schema=self._schema(job, rows),
+            schema=self._schema(job, written),
             report=report,
             gaps=gaps,
             tokens=self._token_facts(job),
@@ -538,9 +558,9 @@ class Engine:
         self._log("done", node=job.name, reused=job.reused, counts=manifest.counts)
 
     def _fail(self, job: Job, error: str) -> None:
-        job.state, job.error, job.ended = "failed", error, time.time()
+        job.state, job.error, job.ended = "failed", self.dag.redact(error), time.time()
         job.queue.clear()
-        self._log("failed", node=job.name, error=error)
+        self._log("failed", node=job.name, error=job.error)
 
     # -- signals, status --------------------------------------------------------------------------
 
@@ -635,6 +655,14 @@ class Engine:
         if len(infos) != job.parts:
             job.parts = len(infos)
             job.part_rows = sum(commit.kept for commit in read_commits(job.plan.dataset).values())
+
+
+def _worker_failure(error: Exception, message: str) -> dict:
+    return {"type": type(error).__name__, "message": message, "traceback": str(error)}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _sum_steps(commits: list[Commit]) -> list[dict]:

@@ -7,12 +7,13 @@ of its inputs and the run's seed: never over a path, a host, a time or a number 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import registry
 from pipelines.config import Dag, Node
-from pipelines.dataset import Commit, Manifest, fingerprint, read_commits, read_manifest
+from pipelines.dataset import SCHEMA_VERSION, Commit, Manifest, fingerprint, read_commits
 from pipelines.storage import Folder
 
 
@@ -84,7 +85,7 @@ def _describe(node: Node) -> dict:
     return {
         "stage": step.stage,
         "version": step.version,
-        "params": node.params,
+        "params": step.identity() if hasattr(step, "identity") else node.params,
         "libraries": registry.library_versions(step.libraries),
     }
 
@@ -138,8 +139,6 @@ def make_plan(
 
 
 def _pretty(value: Any) -> bytes:
-    import json
-
     return json.dumps(value, indent=1, ensure_ascii=False).encode()
 
 
@@ -168,7 +167,8 @@ def first_items(plan: Plan) -> list[dict]:
     if unit.shape == "source":
         listed = unit.last.step.items()
         return [
-            _item(plan, f"i{number:05d}", {"args": args}, args) for number, args in enumerate(listed)
+            _item(plan, f"i{number:05d}", {"args": args}, {**args, "path": None})
+            for number, args in enumerate(listed)
         ]
     if unit.shape == "fit":
         return [_item(plan, "fit", {}, None)]
@@ -231,8 +231,11 @@ def refilter_source(plan: Plan, store: Folder) -> tuple[Folder, dict[str, Commit
             continue
         folder = store / info.base_name
         value = folder.read_json("manifest.json")
-        if value and value.get("report", {}).get("annotated") == plan.annotated:
-            manifest = read_manifest(folder)
-            if manifest is not None and plan.unit.last.keep_dropped == "text":
-                return folder, read_commits(folder)
+        if (
+            value
+            and value.get("schema_version") == SCHEMA_VERSION
+            and value["report"].get("annotated") == plan.annotated
+            and plan.unit.last.keep_dropped == "text"
+        ):
+            return folder, read_commits(folder)
     return None

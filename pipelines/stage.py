@@ -14,6 +14,9 @@ they make no sense together. Its class variables tell the engine what it is:
     needs        columns it reads (checked before the node starts)
     adds         columns it adds, {name: pyarrow type as text}
 
+A stage may also have ``columns() -> set[str]`` (what it needs, when parameters decide that) and
+``identity() -> dict`` (what its fingerprint sees instead of its parameters, where those name a place:
+the content of a file, never its path; a source's arguments may hold a "path", which is left out too).
 It never imports the engine, so it can live in ``filters`` or in a user's package. By shape:
 
 source   items(self) -> list[dict]            JSON arguments, one dict a work item

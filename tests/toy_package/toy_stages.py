@@ -112,6 +112,10 @@ class ToyMap:
     """drop rows whose number divides by this"""
     raise_for: int = -1
     """raise on the shard that holds this number"""
+    raise_until: str = ""
+    """and no longer once this file exists"""
+    lose_rows: bool = False
+    """break the contract: leave a row out"""
     full_until: str = ""
     """say that the disk is full until this file exists"""
 
@@ -122,10 +126,12 @@ class ToyMap:
         if self.die_once and not os.path.exists(self.die_once):
             Path(self.die_once).touch()
             os.kill(os.getpid(), 9)
-        if self.raise_for in numbers:
+        if self.raise_for in numbers and not os.path.exists(self.raise_until):
             raise ValueError(f"number {self.raise_for} is not to be had")
         if self.full_until and not os.path.exists(self.full_until):
             raise OSError(errno.ENOSPC, "No space left on device")
+        if self.lose_rows:
+            return table.slice(1)
         table = table.append_column(f"{self.prefix}_length", pc.utf8_length(table["text"]))
         if self.drop_modulo:
             rule = np.where(numbers % self.drop_modulo == 0, "divides", None)
@@ -194,13 +200,15 @@ class ToyShuffle:
         pause(self.seconds)
         note(self.journal, f"sign {shard}")
         residue = table["number"].to_numpy() % self.modulo
-        rows = pa.table({"residue": residue, "shard": np.full(len(residue), shard), "row": np.arange(len(residue))})
+        place = {"shard": np.full(len(residue), shard), "row": np.arange(len(residue))}
+        rows = pa.table({"residue": residue, **place})
         return {f"p{k}": rows.filter(pa.array(residue % 2 == k)) for k in (0, 1)}
 
     def group(self, name: str, tables: list[pa.Table]) -> dict[str, pa.Table]:
         pause(self.seconds)
         note(self.journal, f"group {name}")
-        rows = pa.concat_tables(tables).sort_by([("residue", "ascending"), ("shard", "ascending"), ("row", "ascending")])
+        order = [(name, "ascending") for name in ("residue", "shard", "row")]
+        rows = pa.concat_tables(tables).sort_by(order)
         residue = rows["residue"].to_numpy()
         first = np.ones(len(residue), bool)
         first[1:] = residue[1:] != residue[:-1]

@@ -1,0 +1,41 @@
+# The doors. Everything is installed into .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# The CPU build of torch: 200 MB where the default one takes 3 GB of CUDA. Empty it for a GPU machine.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: help install install-dev quickstart test proof lint clean
+
+help:        ## what can be made
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+install: $(VENV)/installed        ## CorpusMill in .venv
+install-dev: $(VENV)/installed-dev    ## ... with what the tests need
+
+$(VENV)/installed: pyproject.toml tools/install.sh
+	PYTHON="$(PYTHON)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install.sh $(VENV) .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	PYTHON="$(PYTHON)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install.sh $(VENV) '.[dev,cpu,trafilatura]'
+	touch $@
+
+quickstart: install        ## the whole main job on real pages, crawl to trained model
+	$(BIN)/corpusmill quickstart
+
+test: install-dev        ## the gate: at most 15 minutes on two cores, install included
+	$(BIN)/python -m pytest -q -m "not proof"
+
+proof: install-dev        ## what is long; writes docs/PROOF.md
+	$(BIN)/python tests/proof/run.py
+
+lint: install-dev        ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:       ## remove the environment and what the quickstart made
+	rm -rf $(VENV) quickstart

@@ -1,0 +1,140 @@
+"""The stage ``train``: token shards to a model, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+ENGINE_KEYS = ("data", "output", "tokenizer", "seed", "device")
+KEPT = ("metrics.jsonl", "report.json")
+CHILD = "pipelines.child"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Pretrain a Sigma on token shards; held-out loss, checkpoints, a Hugging Face model folder.
+
+    Runs ``python -m sigma_model.training`` with the config given here; a killed run goes on from its
+    last checkpoint. The artifact holds model/, metrics.jsonl and report.json.
+    """
+
+    stage: ClassVar[str] = "train"
+    shape: ClassVar[str] = "fit"
+    version: ClassVar[int] = 1
+    determinism: ClassVar[str] = "seeded"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens", "heldout": "tokens", "tokenizer": "artifact"}
+    output: ClassVar[str] = "artifact"
+    cpus: ClassVar[int] = 2
+
+    model: str | dict[str, Any]
+    """Model shape: a YAML file as configs/model/sigma_tiny.yaml, or its keys."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Any key of a training config but data, output, tokenizer, seed and device: steps,
+    sequence_length, batch_sequences, optimizer, schedule (sigma_model/training/config.py)."""
+
+    def __post_init__(self) -> None:
+        taken = [key for key in ENGINE_KEYS if key in self.config]
+        if taken:
+            raise ValueError(f"config.{taken[0]} is set by the engine from inputs and seed: leave it out")
+        self._training_config("tokens", "heldout", "tokenizer", "out", 0)
+        self.model_keys()
+
+    def model_keys(self) -> dict[str, Any]:
+        """The keys of the model's shape, read from its file if it is one."""
+        if isinstance(self.model, dict):
+            return self.model
+        path = Path(self.model)
+        if not path.is_file():
+            raise ValueError(f"model: there is no file {path}: name one, as configs/model/sigma_tiny.yaml")
+        return yaml.safe_load(path.read_text())
+
+    def identity(self) -> dict[str, Any]:
+        """What the fingerprint sees: the shape itself, not the file that holds it."""
+        return {"model": self.model_keys(), "config": self.config}
+
+    def _training_config(self, tokens: str, heldout: str, tokenizer: str, out: str, seed: int) -> dict:
+        from sigma_model.training.config import build_config
+
+        values = {
+            **self.config,
+            "model": self.model if isinstance(self.model, dict) else self.model_keys(),
+            "data": {"train": [tokens], "heldout": [heldout]},
+            "tokenizer": tokenizer,
+            "output": out,
+            "seed": seed,
+        }
+        build_config(values, where="config")
+        return values
+
+    def fit(
+        self,
+        out: Path,
+        scratch: Path,
+        seed: int,
+        progress: Callable[[str], None],
+        tokens: Path,
+        heldout: Path,
+        tokenizer: Path,
+    ) -> dict:
+        """Train in ``scratch``, so that a crash loses at most one checkpoint interval."""
+        work = scratch / "training"
+        values = self._training_config(str(tokens), str(heldout), str(tokenizer), str(work), seed)
+        path = scratch / "train.yaml"
+        path.write_text(yaml.safe_dump(values))
+        _run_training(path, progress)
+        shutil.copytree(work / "model", out / "model")
+        for name in KEPT:
+            shutil.copy(work / name, out / name)
+        return json.loads((work / "report.json").read_text())
+
+
+def _run_training(config: Path, progress: Callable[[str], None]) -> None:
+    """Run the training process and pass its progress on. Raises RuntimeError with its last words."""
+    command = [sys.executable, "-m", CHILD, str(os.getpid()), "sigma_model.training"]
+    child = subprocess.Popen(
+        [*command, str(config), "--progress", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdout is not None and child.stderr is not None
+    stderr = child.stderr
+    words: list[str] = []
+    reader = threading.Thread(target=lambda: words.extend(stderr), daemon=True)
+    reader.start()
+    heldout = ""
+    try:
+        for line in child.stdout:
+            row = json.loads(line)
+            if row.get("heldout_loss") is not None:
+                heldout = f", held-out {row['heldout_loss']:.3f}"
+            loss = f", loss {row['loss']:.3f}" if "loss" in row else ""
+            progress(f"step {row['step']}/{row['steps']}{loss}{heldout}")
+        child.wait()
+    finally:
+        if child.poll() is None:  # asked to stop: let it write a checkpoint
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(60)
+            except subprocess.TimeoutExpired:
+                child.kill()
+    reader.join(5)
+    if child.returncode == 4:
+        raise OSError(28, f"training found no room for a checkpoint: {''.join(words)[-500:].strip()}")
+    if child.returncode:
+        raise RuntimeError(
+            f"training ended with exit code {child.returncode}: {''.join(words)[-1500:].strip()}"
+        )

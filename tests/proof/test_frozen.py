@@ -1,0 +1,91 @@
+"""The whole main job from a frozen crawl: same bytes for any number of workers and any kill.
+
+Every stage of the quickstart, on real pages: one worker, two workers, and runs whose driver or one of
+whose workers is killed at random moments.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from frozen import write_frozen_dag, write_warcs
+from toy_runs import alive, commits, driver, hashes, manifests, wait_for
+
+pytestmark = pytest.mark.proof
+KILLS = 8
+
+
+@pytest.fixture(scope="module")
+def warcs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_warcs(tmp_path_factory.mktemp("crawl"), parts=6)
+
+
+@pytest.fixture(scope="module")
+def unbroken(warcs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, float]:
+    """Hashes of a run that nothing disturbed, and how long it took."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    config = write_frozen_dag(folder, warcs, until="model")
+    started = time.monotonic()
+    with driver(config, folder / "run") as run:
+        assert run.wait(600) == 0, run.output()
+    return hashes(folder / "run"), time.monotonic() - started
+
+
+def test_one_worker(warcs: list[Path], unbroken: tuple[dict, float], tmp_path: Path, record_property) -> None:
+    config = write_frozen_dag(tmp_path, warcs, until="model")
+    with driver(config, tmp_path / "run", "--workers", "1") as run:
+        assert run.wait(900) == 0, run.output()
+    assert _exact(hashes(tmp_path / "run"), tmp_path) == _exact(unbroken[0], tmp_path)
+    files = sum(len(found) for found in unbroken[0].values())
+    record_property("figure", f"{len(unbroken[0])} datasets, {files} files, 1 worker = 2 workers")
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_killed(seed: int, warcs: list[Path], unbroken: tuple[dict, float], tmp_path: Path, record_property) -> None:
+    """Killed three times at random moments, by turns the driver and one of its workers."""
+    chance = random.Random(seed)
+    config = write_frozen_dag(tmp_path, warcs, until="model")
+    done: dict[str, bytes] = {}
+    for kill in range(3):
+        with driver(config, tmp_path / "run") as run:
+            moment = time.monotonic() + chance.uniform(2, unbroken[1])
+            while time.monotonic() < moment and run.process.poll() is None:
+                time.sleep(0.05)
+            if run.process.poll() is not None:
+                break
+            if kill % 2:
+                workers = [p for p in run.family() if "ray::" in "".join(p.cmdline())]
+                if workers:
+                    _kill(chance.choice(workers))
+                assert run.wait(900) == 0, run.output()
+            else:
+                left = run.kill()
+                wait_for(lambda: not alive(left), 10, lambda: f"left behind: {alive(left)}")
+        done.update(commits(tmp_path / "store"))
+    with driver(config, tmp_path / "run") as run:
+        assert run.wait(900) == 0, run.output()
+    now = commits(tmp_path / "store")
+    assert all(now[path] == record for path, record in done.items()), "a commit was written twice"
+    assert _exact(hashes(tmp_path / "run"), tmp_path) == _exact(unbroken[0], tmp_path)
+    record_property("figure", f"{len(done)} commits before the last run, all unchanged; same bytes")
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        pass
+
+
+def _exact(found: dict, folder: Path) -> dict:
+    """Hashes of the exact datasets, and of the seeded ones: the fits run in processes of their own."""
+    if not (folder / "run" / "links.json").exists():
+        return found
+    kinds = {node: page["determinism"] for node, page in manifests(folder / "run").items()}
+    exact = {node: files for node, files in found.items() if kinds.get(node) == "exact"}
+    assert len(exact) >= 6
+    return exact
