@@ -36,7 +36,7 @@ class MinhashDedup:
     shape: ClassVar[str] = "shuffle"
     version: ClassVar[int] = 1
     determinism: ClassVar[str] = "exact"
-    libraries: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]] = ("numba", "unicodedata")
     inputs: ClassVar[dict[str, str]] = {"documents": "documents"}
     output: ClassVar[str] = "documents"
     needs: ClassVar[tuple[str, ...]] = ("id", "text")

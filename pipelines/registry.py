@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.metadata
+import unicodedata
 from functools import cache
 from typing import Any
 
@@ -108,5 +109,8 @@ def parameters(cls: type) -> dict[str, dict[str, Any]]:
 
 
 def library_versions(libraries: tuple[str, ...]) -> dict[str, str]:
-    """Installed versions of the distributions whose version can change a stage's output."""
-    return {name: importlib.metadata.version(name) for name in sorted(libraries)}
+    """Versions of what can change a stage's output: distributions, and "unicodedata", Python's own."""
+    return {
+        name: unicodedata.unidata_version if name == "unicodedata" else importlib.metadata.version(name)
+        for name in sorted(libraries)
+    }

@@ -8,7 +8,8 @@ they make no sense together. Its class variables tell the engine what it is:
     shape        "source", "map", "expand", "shuffle" or "fit"
     version      an integer, bumped by hand whenever output bytes move
     determinism  "exact", "seeded" or "recorded"
-    libraries    distributions whose version can change the output, ("numba", "pyarrow")
+    libraries    distributions whose version can change the output, ("numba", "pyarrow"), and
+                 "unicodedata" where Python's Unicode tables can
     inputs       {input name: kind}, kinds "documents", "warc", "tokens", "artifact"
     output       kind of the dataset it writes
     needs        columns it reads (checked before the node starts)

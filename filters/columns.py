@@ -1,0 +1,26 @@
+"""Adding columns to a table, the same way in every annotator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole as float64, 0 where the whole is 0 (a text without words, lines, ...)."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole != 0)
+
+
+def with_columns(table: pa.Table, adds: Mapping[str, str], values: Mapping) -> pa.Table:
+    """The table with the columns ``adds`` ({name: type}); one of the same name is replaced."""
+    for name, type_text in adds.items():
+        field = pa.field(name, pa.type_for_alias(type_text))
+        column = pa.array(values[name]).cast(field.type)
+        at = table.schema.get_field_index(name)
+        if at < 0:
+            table = table.append_column(field, column)
+        else:
+            table = table.set_column(at, field, column)
+    return table
