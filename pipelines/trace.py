@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.dataset import Manifest, read_manifest
 from pipelines.storage import Folder
+from pipelines.warc import warc_name
 
 NEXT_TO_TEXT = ("title", "url", "split", "domain_label", "domain_score", "minhash_cluster_id")
 
@@ -141,11 +143,13 @@ def _origin(datasets: list[Dataset], page: dict) -> list[str]:
     """Where the page lies: URL, WARC file, offset, record id."""
     lines = [f"  page         {page['url']}  (fetched {page['fetched_at']})"]
     for dataset in datasets:
+        if dataset.manifest.kind != "warc":
+            continue
         for file in dataset.manifest.shards:
-            if dataset.manifest.kind == "warc" and file["file"].endswith("/" + page["warc_file"]):
-                where = f"{dataset.folder.root}/{file['file']}"
+            path = dataset.folder.local(file["file"], Path(tempfile.gettempdir()) / "corpusmill-trace")
+            if warc_name(path) == page["warc_file"]:
                 lines.append(f"  WARC record  {page['warc_record_id']}")
-                lines.append(f"               byte {page['warc_offset']} of {where}")
+                lines.append(f"               byte {page['warc_offset']} of {path}")
     return lines
 
 

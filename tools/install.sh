@@ -24,4 +24,6 @@ case $("$venv/bin/python" -c 'import torch; print(torch.__version__)') in
 *+cpu) "$venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null || true ;;
 esac
 "$venv/bin/corpusmill" --help >/dev/null
+echo "Compiling the text kernels, once a machine ..."
+"$venv/bin/python" -m kernels.text.warm
 echo "Installed."

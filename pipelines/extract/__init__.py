@@ -1,0 +1,1 @@
+"""WARC -> documents: charset, main content, title, license, opt-out; a verdict for each record."""

@@ -1,0 +1,54 @@
+"""Which characters the bytes of a page stand for."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# Where HTML's standard looks for a <meta> that names the encoding.
+_META_BYTES = 1024
+_META = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w.:+-]+)", re.IGNORECASE)
+
+
+def encoding_of(body: bytes, content_type: str) -> str:
+    """The encoding of a page: byte order mark, HTTP header, <meta>, valid UTF-8, then a guess.
+
+    ``content_type`` is the whole header value. The order is that of the HTML standard; a label that
+    no one knows counts as absent.
+    """
+    for bom, name in _BOMS:
+        if body.startswith(bom):
+            return name
+    match = _CHARSET.search(content_type)
+    if match and (declared := _known(match[1])):
+        return declared
+    meta = _META.search(body, 0, _META_BYTES)
+    if meta and (declared := _known(meta[1].decode("ascii"))):
+        # A <meta> that could be read as ASCII cannot be in UTF-16: the standard says UTF-8.
+        return "utf-8" if declared.startswith("utf-16") else declared
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return detect_encoding(body) or "windows-1252"
+    return "utf-8"
+
+
+def decode(body: bytes, encoding: str) -> str:
+    """The page's text; bytes that its encoding does not know become U+FFFD, never an error."""
+    return body.decode(encoding, errors="replace").removeprefix("\ufeff")
+
+
+def _known(label: str) -> str | None:
+    name = map_encoding_to_html5(label, False)
+    try:
+        return codecs.lookup(name).name if name else None
+    except LookupError:
+        return None
