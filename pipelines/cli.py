@@ -85,11 +85,13 @@ def run(
 
 def start_run(config: Path, run: Path | None, settings: list[str], **options: object) -> int:
     """Load, run, write the report. Returns the exit code."""
+    from pipelines import cluster
     from pipelines.config import ConfigError, load
     from pipelines.engine import Engine
     from pipelines.lease import RunIsHeld
     from pipelines.progress import LiveTable, LogLines
 
+    cluster.prepare(options.get("ray_address"))  # type: ignore[arg-type]
     show = None
     try:
         dag = load(config, settings)
