@@ -209,11 +209,14 @@ def stages(name: Annotated[str | None, typer.Argument(help="One stage.")] = None
     inputs = ", ".join(f"{key} ({kind})" for key, kind in cls.inputs.items()) or "none"
     console.print(f"\ninput: {inputs}; output: {cls.output}; {cls.determinism}\n", highlight=False)
     table = Table("parameter", "type", "default", "meaning", box=None, pad_edge=False)
+    required = registry.adapter(cls).json_schema().get("required", [])
     for key, schema in registry.parameters(cls).items():
         kind = schema.get("type") or " | ".join(
             str(part.get("type", part)) for part in schema.get("anyOf", [])
         )
-        default = json.dumps(schema["default"]) if "default" in schema else "(required)"
+        default = json.dumps(schema["default"]) if "default" in schema else ""
+        if key in required:
+            default = "(required)"
         table.add_row(key, kind, default, " ".join(schema.get("description", "").split()))
     console.print(table)
 
