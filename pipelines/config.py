@@ -66,6 +66,13 @@ class Dag:
     nodes: dict[str, Node]
     text: str
     file: str
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    def redact(self, text: str) -> str:
+        """``text`` with every value that came from ${env:NAME} replaced by that placeholder."""
+        for value in sorted(self.secrets, key=len, reverse=True):
+            text = text.replace(value, self.secrets[value])
+        return text
 
     def consumers(self, name: str) -> list[Node]:
         return [node for node in self.nodes.values() if name in node.inputs.values()]
@@ -76,6 +83,7 @@ class _Reader:
     file: str
     lines: dict[tuple, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=dict)
 
     def error(self, path: tuple, text: str) -> None:
         while path and path not in self.lines:
@@ -135,7 +143,10 @@ def _apply(setting: str, value: dict, reader: _Reader) -> None:
             reader.errors.append(f"--set {setting}: there is no {key!r}" + registry.nearest(key, list(value)))
             return
         value = value[key]
-    value[keys[-1]] = yaml.safe_load(text)
+    try:
+        value[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        reader.errors.append(f"--set {setting}: {text!r} is not YAML: quote it, as 'path=\"value\"'")
 
 
 def _check(value: dict, reader: _Reader) -> Dag:
@@ -166,6 +177,7 @@ def _check(value: dict, reader: _Reader) -> Dag:
         nodes=ordered,
         text=redacted,
         file=reader.file,
+        secrets=reader.secrets,
     )
 
 
@@ -313,6 +325,8 @@ def substitute(value: Any, reader: _Reader, path: tuple) -> Any:
         if match[1] not in os.environ:
             reader.error(path, f"{'.'.join(map(str, path))}: the environment has no {match[1]}: export it")
             return ""
+        if os.environ[match[1]]:
+            reader.secrets[os.environ[match[1]]] = match[0]
         return os.environ[match[1]]
 
     return _ENV.sub(fill, value)

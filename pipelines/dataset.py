@@ -52,9 +52,18 @@ def content_hash(table: pa.Table) -> str:
         column = table[name].combine_chunks()
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-        digest.update(f"{name}:{column.type}:{len(column)};".encode())
+        digest.update(f"{name}:{_type_name(column.type)}:{len(column)};".encode())
         _hash_array(digest, column)
     return digest.hexdigest()
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """The type without the names that lists give their items, which Parquet does not keep."""
+    if pa.types.is_large_list(kind):
+        return f"large_list<{_type_name(kind.value_type)}>"
+    if pa.types.is_list(kind):
+        return f"list<{_type_name(kind.value_type)}>"
+    return str(kind)
 
 
 def _hash_array(digest: Any, array: pa.Array) -> None:

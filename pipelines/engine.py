@@ -110,10 +110,11 @@ class Engine:
         except DiskFull as error:
             self.stopping = str(error)
             return DISK
-        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        handlers = self._catch_signals()
         try:
             if not self._all_there():
                 self.cpus = cluster.connect(self.ray_address, self.workers)
+                self._catch_signals()  # Ray has put its own handler of SIGTERM in the place of ours
             last_beat = 0.0
             while self._step():
                 if time.monotonic() - last_beat > 2:
@@ -124,7 +125,8 @@ class Engine:
         except OSError as error:
             if not is_full(error):
                 raise
-            self.stopping, code = str(error), DISK
+            where = f"no room left in {self.run_folder}: free some space and run again"
+            self.stopping, code = str(error) if isinstance(error, DiskFull) else where, DISK
         except KeyboardInterrupt:
             self.stopping, code = "stopped at once", INTERRUPTED
         finally:
@@ -225,7 +227,6 @@ class Engine:
                 raise ConfigError(str(error)) from error
             self._fail(job, str(error))
             return
-        job.started = time.time()
         if manifest is not None:
             job.reused = True
             self._done(job, manifest)
@@ -307,6 +308,7 @@ class Engine:
     def _submit_item(self, job: Job, name: str) -> None:
         import ray
 
+        job.started = job.started or time.time()
         cpus = min(max(node.cpus for node in job.unit.nodes), self.cpus)
         remote = ray.remote(num_cpus=cpus, max_retries=0)(run_item)
         self.refs[remote.remote(self._task(job, name))] = (job, name)
@@ -527,7 +529,7 @@ class Engine:
             created={
                 "at": now,
                 "run": str(self.run_folder),
-                "seconds": round(time.time() - job.started, 2),
+                "seconds": round(time.time() - (job.started or time.time()), 2),
                 "cpu_seconds": round(sum(commit.seconds for commit in commits), 2),
                 "warnings": job.warnings,
             },
@@ -563,6 +565,9 @@ class Engine:
         self._log("failed", node=job.name, error=job.error)
 
     # -- signals, status --------------------------------------------------------------------------
+
+    def _catch_signals(self) -> dict[int, Any]:
+        return {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self.interrupts += 1

@@ -26,7 +26,7 @@ class Lease:
 
     def __init__(self, run: Path):
         self.path = run / "lease"
-        self._file = open(self.path, "a+")
+        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT), "r+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -56,15 +56,13 @@ class Lease:
             "since": self.since,
             "heartbeat": time.time(),
         }
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(json.dumps(page))
-        self._file.flush()
+        # in place, so that a full disk cannot tear it
+        data = json.dumps(page).encode()
+        os.pwrite(self._file.fileno(), data, 0)
+        os.ftruncate(self._file.fileno(), len(data))
 
     def release(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.flush()
+        os.ftruncate(self._file.fileno(), 0)
         self._file.close()
 
 

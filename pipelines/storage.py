@@ -19,6 +19,9 @@ import pyarrow.fs as pafs
 class DiskFull(OSError):
     """No room left where we write. The run stops with exit code 4 and resumes when there is room."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 class Folder:
     """The folder at ``uri``: a path, or any URI pyarrow.fs reads (file:, s3:, gs:, hdfs:)."""
@@ -132,9 +135,14 @@ class Folder:
         return copy
 
 
+def is_full(error: OSError) -> bool:
+    """Whether ``error`` says that a disk or a quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _explain(error: OSError, path: str) -> OSError:
     """The same error, told to a person: what, where, what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return DiskFull(error.errno, f"no room left to write {path}: free some space and run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return PermissionError(

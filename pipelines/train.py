@@ -109,6 +109,8 @@ def _run_training(config: Path, progress: Callable[[str], None]) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # threads that wait asleep: twice the steps a second when the machine is shared (docs/LOG.md)
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
     )
     assert child.stdout is not None and child.stderr is not None
     stderr = child.stderr

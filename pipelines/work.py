@@ -8,7 +8,7 @@ hundred bytes: rows never pass through the driver.
 from __future__ import annotations
 
 import datetime
-import errno
+import fcntl
 import json
 import os
 import shutil
@@ -38,7 +38,7 @@ from pipelines.dataset import (
     write_table,
 )
 from pipelines.house import check_house
-from pipelines.storage import DiskFull, Folder
+from pipelines.storage import Folder, is_full
 
 VERDICT = ("drop_rule", "error")
 
@@ -91,9 +91,7 @@ def run_item(task: Task) -> dict:
 
 
 def _failure(error: Exception, task: Task) -> dict:
-    disk_full = isinstance(error, DiskFull) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    )
+    disk_full = isinstance(error, OSError) and is_full(error)
     return {
         "type": type(error).__name__,
         "message": str(error) or type(error).__name__,
@@ -269,13 +267,18 @@ def _run_refilter(task: Task) -> Commit:
     rows = Rows(task, task.refilter["rows_in"])
     gone = np.concatenate([part["input_row"].to_numpy() for part in left] or [np.empty(0, np.int64)])
     origin = np.setdiff1d(np.arange(rows.rows_in), gone)
-    dropped = [part for part in left if "drop_rule" in part.column_names]
-    rows.failed = [part for part in left if "error" in part.column_names]
-    columns = [name for name in kept.column_names if name != "failed_rules"]
-    table = pa.concat_tables([part.select(columns) for part in [kept, *dropped]])
-    origin = np.concatenate([origin, *(part["input_row"].to_numpy() for part in dropped)])
-    order = np.argsort(origin, kind="stable")
     node, step = task.steps[-1]
+    again = []
+    for part in left:
+        # only what `decide` took out comes back; what left before it has not its columns
+        decided = pc.equal(part["left_at"], node)
+        stays_out = part.filter(pc.invert(decided))
+        (rows.dropped if "drop_rule" in part.column_names else rows.failed).append(stays_out)
+        again.append(part.filter(decided))
+    columns = [name for name in kept.column_names if name != "failed_rules"]
+    table = pa.concat_tables([part.select(columns) for part in [kept, *again]])
+    origin = np.concatenate([origin, *(part["input_row"].to_numpy() for part in again)])
+    order = np.argsort(origin, kind="stable")
     rows.steps = [step for step in task.refilter["steps"] if step["node"] != node]
     table, origin = _annotate(rows, node, step, table.take(order), origin[order])
     commit = rows.write(table)
@@ -405,6 +408,16 @@ def _run_fit(task: Task) -> Commit:
             inputs[name] = source.local(given["where"], Path(tempfile.gettempdir()) / "corpusmill-fit")
     scratch = Path(folder.path("scratch")) if folder.is_local else Path(tempfile.mkdtemp())
     scratch.mkdir(parents=True, exist_ok=True)
+    with open(scratch / "lock", "w") as lock:
+        # the worker of a driver that died may still be at it: its lock ends with it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return read_commit(folder, item) or _fit(task, step, scratch, inputs)
+
+
+def _fit(task: Task, step: Any, scratch: Path, inputs: dict[str, Any]) -> Commit:
+    folder, item = task.folder, task.item["item"]
+    for left_over in scratch.glob("out-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
     out = Path(tempfile.mkdtemp(prefix="out-", dir=scratch))
     unique = f"data/{item}.{os.urandom(4).hex()}"
     try:

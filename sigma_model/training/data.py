@@ -2,8 +2,9 @@
 
 A dataset is a folder with manifest.json and Parquet shards; a row is a document's tokens with its
 end token. Row groups are shuffled; runs of row groups make windows; documents are shuffled inside
-a window and laid end to end; the window is cut into sequences, the last one padded. So every
-token is an input exactly once an epoch, and sequence n is found without reading those before it.
+a window and laid end to end; the window is cut into sequences, the last one padded, and these are
+shuffled too, or a long document would fill many steps in a row. So every token is an input exactly
+once an epoch, and sequence n is found without reading those before it.
 """
 
 from __future__ import annotations
@@ -229,6 +230,7 @@ class PackedSequences:
         self.document_masking = document_masking
         self._plan = lru_cache(maxsize=2)(self._make_plan)
         self._window = lru_cache(maxsize=1)(self._load_window)
+        self._slots = lru_cache(maxsize=2)(self._make_slots)
         self._counts: dict[int, int] = {}
         self._count = np.arange(sequence_length + 1, dtype=np.int32)
 
@@ -282,7 +284,8 @@ class PackedSequences:
         plan = self._plan(epoch)
         window_number = int(np.searchsorted(plan.first_sequence, inside, side="right")) - 1
         num_tokens = sum(group.num_tokens for group in plan.windows[window_number])
-        lo = (inside - int(plan.first_sequence[window_number])) * self.sequence_length
+        rank = inside - int(plan.first_sequence[window_number])
+        lo = int(self._slots(epoch, window_number)[rank]) * self.sequence_length
         return epoch, window_number, lo, min(lo + self.sequence_length, num_tokens)
 
     def _fill(self, batch: Batch, row: int, number: int) -> int:
@@ -323,6 +326,12 @@ class PackedSequences:
         tokens = [sum(group.num_tokens for group in window) for window in windows]
         counts = [-(-n // self.sequence_length) for n in tokens]
         return _Plan(tuple(windows), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+    def _make_slots(self, epoch: int, window_number: int) -> np.ndarray:
+        """Which piece of the window each of its sequences is, int64 [sequences]."""
+        first = self._plan(epoch).first_sequence
+        count = int(first[window_number + 1] - first[window_number])
+        return self._permutation(count, "sequences", epoch, window_number)
 
     def _load_window(self, epoch: int, number: int) -> _Window:
         groups = self._plan(epoch).windows[number]

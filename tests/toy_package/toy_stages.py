@@ -116,6 +116,13 @@ class ToyMap:
     """and no longer once this file exists"""
     lose_rows: bool = False
     """break the contract: leave a row out"""
+    gate: str = ""
+    """wait on each shard until this file exists"""
+
+    @property
+    def adds(self) -> dict[str, str]:
+        return {f"{self.prefix}_length": "int32"}
+
     full_until: str = ""
     """say that the disk is full until this file exists"""
 
@@ -123,6 +130,8 @@ class ToyMap:
         pause(self.seconds)
         numbers = table["number"].to_numpy()
         note(self.journal, f"{self.prefix} {int(numbers[0]) if len(numbers) else -1}")
+        while self.gate and not os.path.exists(self.gate):
+            time.sleep(0.02)
         if self.die_once and not os.path.exists(self.die_once):
             Path(self.die_once).touch()
             os.kill(os.getpid(), 9)
