@@ -46,9 +46,7 @@ def run(
     until: Annotated[str | None, typer.Option(help="Stop after this node.")] = None,
     from_: Annotated[
         str | None,
-        typer.Option(
-            "--from", help="Begin at this node; those before it stay as this run last had them."
-        ),
+        typer.Option("--from", help="Begin at this node; those before it stay as this run last had them."),
     ] = None,
     accept_gap: Annotated[
         list[str] | None,
@@ -92,12 +90,11 @@ def start_run(config: Path, run: Path | None, settings: list[str], **options: ob
     from pipelines.progress import LiveTable, LogLines
 
     cluster.prepare(options.get("ray_address"))  # type: ignore[arg-type]
-    show = None
     try:
         dag = load(config, settings)
         folder = run or Path("runs") / dag.name
         engine = Engine(dag, folder, **options)  # type: ignore[arg-type]
-        engine.show = show = LiveTable(console) if console.is_terminal else LogLines(console)
+        engine.show = LiveTable(console) if console.is_terminal else LogLines(console)
         code = engine.run()
     except (ConfigError, RunIsHeld, ConnectionError) as error:
         raise _stop(error) from None
@@ -164,9 +161,7 @@ def report(run: RunFolder) -> None:
 @app.command()
 def trace(
     run: RunFolder,
-    what: Annotated[
-        str, typer.Argument(help="A token shard's row (FILE:ROW), a document's id, or a URL.")
-    ],
+    what: Annotated[str, typer.Argument(help="A token shard's row (FILE:ROW), a document's id, or a URL.")],
 ) -> None:
     """Where a token came from, and what became of a page.
 
@@ -259,9 +254,7 @@ def doctor() -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="The training config, a YAML file.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a value: steps=100.")
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value: steps=100.")] = None,
 ) -> None:
     """Pretrain a model from token shards; goes on from its last checkpoint.
 

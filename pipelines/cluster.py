@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import subprocess
+from typing import Any
 
 import psutil
 
@@ -38,7 +39,11 @@ def connect(address: str | None, workers: int | None) -> int:
 
     if ray.is_initialized():
         return int(ray.cluster_resources().get("CPU", 1))
-    common = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "corpusmill"}
+    common: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "namespace": "corpusmill",
+    }
     if address is not None:
         _check_reachable(address)
     me = psutil.Process()

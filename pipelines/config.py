@@ -123,6 +123,7 @@ def load(file: str | Path, settings: list[str] | None = None) -> Dag:
         raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: a DAG is a mapping with the key 'nodes'")
+    assert tree is not None
     reader.index(tree)
     for setting in settings or []:
         _apply(setting, value, reader)
@@ -219,7 +220,7 @@ def _check_node(name: str, spec: Any, specs: dict, reader: _Reader) -> Node | No
     return Node(name=name, step=step, params=dumped, inputs=inputs, **options)
 
 
-def _build(name: str, cls: type, params: dict, here: tuple, reader: _Reader) -> Any | None:
+def _build(name: str, cls: Any, params: dict, here: tuple, reader: _Reader) -> Any | None:
     filled = {key: substitute(item, reader, (*here, key)) for key, item in params.items()}
     try:
         return registry.adapter(cls).validate_python(filled)
@@ -243,15 +244,13 @@ def _check_options(name: str, options: dict, reader: _Reader) -> None:
         reader.error((*here, "materialize"), f"node {name!r}, field 'materialize': true or false")
     rate = options.get("max_quarantine", 0.0)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-        reader.error(
-            (*here, "max_quarantine"), f"node {name!r}, field 'max_quarantine': a share from 0 to 1"
-        )
+        reader.error((*here, "max_quarantine"), f"node {name!r}, field 'max_quarantine': a share from 0 to 1")
     cpus = options.get("cpus", 1)
     if isinstance(cpus, bool) or not isinstance(cpus, int) or cpus < 1:
         reader.error((*here, "cpus"), f"node {name!r}, field 'cpus': a whole number from 1")
 
 
-def _check_inputs(name: str, spec: dict, cls: type, specs: dict, reader: _Reader) -> dict[str, str]:
+def _check_inputs(name: str, spec: dict, cls: Any, specs: dict, reader: _Reader) -> dict[str, str]:
     here = ("nodes", name)
     if "input" in spec and "inputs" in spec:
         reader.error((*here, "inputs"), f"node {name!r}: give 'input' or 'inputs', not both")

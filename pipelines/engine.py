@@ -14,62 +14,29 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from pipelines import cluster
 from pipelines.config import ConfigError, Dag
 from pipelines.dataset import (
     Commit,
-    File,
     Manifest,
     SchemaTooNew,
-    content_fingerprint,
     fingerprint,
     read_commits,
     read_manifest,
 )
+from pipelines.finish import lost_rows, make_manifest
+from pipelines.job import Job, job_status, make_task
 from pipelines.lease import Lease
-from pipelines.plan import Plan, Unit, make_plan, next_items, refilter_source, units
+from pipelines.plan import Plan, make_plan, next_items, refilter_source, units
 from pipelines.storage import DiskFull, Folder, is_full
-from pipelines.work import Task, run_item
+from pipelines.work import run_item
 
 DONE, CONFIG, GAP, DISK, INTERRUPTED = 0, 2, 3, 4, 130
 ATTEMPTS = 3
 TICK_SECONDS = 0.5
-
-
-@dataclass
-class Job:
-    """A unit while the run lasts."""
-
-    unit: Unit
-    state: str = "waiting"  # waiting, running, done, gap, failed, blocked
-    plan: Plan | None = None
-    manifest: Manifest | None = None
-    manifest_name: str = "manifest.json"
-    reused: bool = False
-    phase: int = 0
-    items: dict[str, dict] = field(default_factory=dict)
-    commits: dict[str, Commit] = field(default_factory=dict)
-    before: list[Commit] = field(default_factory=list)
-    queue: collections.deque = field(default_factory=collections.deque)
-    attempts: collections.Counter = field(default_factory=collections.Counter)
-    failures: dict[str, dict] = field(default_factory=dict)
-    refilter: tuple[Folder, dict[str, Commit]] | None = None
-    error: str = ""
-    warnings: list[str] = field(default_factory=list)
-    started: float = 0.0
-    ended: float = 0.0
-    parts: int = 0
-    part_rows: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.unit.name
 
 
 class Engine:
@@ -266,7 +233,7 @@ class Engine:
         manifest = read_manifest(dataset, link["manifest"])
         if manifest is None:
             raise ConfigError(f"--from {self.start}: {dataset} is gone: run without --from")
-        job.plan = Plan(job.unit, manifest.fingerprint, None, dataset, {}, {})
+        job.plan = Plan(job.unit, manifest.fingerprint, None, dataset, {}, {}, manifest.stages)
         job.reused = True
         self._done(job, manifest, link["manifest"])
 
@@ -311,63 +278,8 @@ class Engine:
         job.started = job.started or time.time()
         cpus = min(max(node.cpus for node in job.unit.nodes), self.cpus)
         remote = ray.remote(num_cpus=cpus, max_retries=0)(run_item)
-        self.refs[remote.remote(self._task(job, name))] = (job, name)
-
-    def _task(self, job: Job, name: str) -> Task:
-        plan, unit = job.plan, job.unit
-        item = job.items[name]
-        main = plan.inputs.get(unit.main_input)
-        shard = main.shards[item["shard"]] if main and "shard" in item else None
-        artifacts: dict[str, dict[str, str]] = {}
-        inside = {node.name for node in unit.nodes}
-        for node in unit.nodes if unit.shape in ("map", "expand") else ():
-            for key, source in node.inputs.items():
-                if source not in inside and node.step.inputs[key] == "artifact":
-                    artifacts.setdefault(node.name, {})[key] = self._artifact_uri(self.jobs[source])
-        fit_inputs = {}
-        for key, source in unit.last.inputs.items() if unit.shape == "fit" else ():
-            fit_inputs[key] = self._fit_input(self.jobs[source])
-        refilter = None
-        if job.refilter:
-            folder, commits = job.refilter
-            if name in commits:
-                refilter = {**commits[name].to_json(), "folder": folder.uri}
-        return Task(
-            dataset=plan.dataset.uri,
-            run=str(self.run_folder),
-            unit=unit.name,
-            shape=unit.shape,
-            seed=self.dag.seed,
-            keep_dropped=unit.last.keep_dropped,
-            steps=[(node.name, node.step) for node in unit.nodes],
-            item=item,
-            phase=job.phase,
-            shard=shard,
-            main_folder=plan.input_folders[unit.main_input].uri if main else "",
-            main_kind=main.kind if main else "",
-            artifacts=artifacts,
-            fit_inputs=fit_inputs,
-            refilter=refilter,
-            attempt=job.attempts[name],
-        )
-
-    @staticmethod
-    def _artifact_uri(job: Job) -> str:
-        """The folder that holds the artifact's files: data/fit.<8 hex>."""
-        first = job.manifest.shards[0]["file"]
-        return f"{job.plan.dataset.uri}/{'/'.join(first.split('/')[:2])}"
-
-    def _fit_input(self, job: Job) -> dict:
-        files = [shard["file"] for shard in job.manifest.shards]
-        where = ""
-        if job.manifest.kind == "artifact":
-            where = "/".join(files[0].split("/")[:2])
-        return {
-            "folder": job.plan.dataset.uri,
-            "kind": job.manifest.kind,
-            "files": files,
-            "where": where,
-        }
+        task = make_task(job, name, self.jobs, self.run_folder, self.dag.seed)
+        self.refs[remote.remote(task)] = (job, name)
 
     def _collect(self) -> None:
         import ray
@@ -434,9 +346,9 @@ class Engine:
         phases = job.unit.last.step.phases if job.unit.shape == "shuffle" else ()
         # an input without shards has nothing to shuffle
         if job.phase + 1 < len(phases) and job.items:
-            job.before = [job.commits[name] for name in job.items]
+            before = [job.commits[name] for name in job.items]
             job.phase += 1
-            self._open_items(job, next_items(job.plan, job.phase, job.before))
+            self._open_items(job, next_items(job.plan, job.phase, before))
             return
         self._finish(job, gaps or [])
 
@@ -450,7 +362,9 @@ class Engine:
             commits = [commit for name, commit in there.items() if name not in known]
         rows_in = sum(commit.rows_in for commit in commits)
         quarantined = sum(commit.quarantined for commit in commits)
-        self._check_conservation(job, commits, gaps)
+        if problem := lost_rows(job, commits, bool(gaps)):
+            self._fail(job, problem)
+            return
         allowed = max(10, job.unit.last.max_quarantine * rows_in)
         if quarantined > allowed:
             self._fail(
@@ -464,95 +378,16 @@ class Engine:
             job.warnings.append(f"{quarantined} of {rows_in} rows are in quarantine")
         if job.unit.shape == "source" and not commits:
             job.warnings.append("it found nothing to read")
-        manifest = self._manifest(job, commits, gaps)
+        manifest = make_manifest(job, commits, gaps, self.jobs, self.run_folder)
         name = "manifest.json"
         if gaps:
             name = f"manifest-gap-{fingerprint(gaps)[:12]}.json"
             job.warnings.append(f"gap accepted: {len(gaps)} work items are missing")
         job.plan.dataset.put_if_absent(name, json.dumps(manifest.to_json(), indent=1).encode())
-        self._done(job, read_manifest(job.plan.dataset, name), name)
-
-    def _check_conservation(self, job: Job, commits: list[Commit], gaps: list[str]) -> None:
-        """Nothing vanishes: what went in is kept, dropped or quarantined, in every file and in all."""
-        if job.unit.shape not in ("map", "shuffle", "expand"):
-            return
-        for commit in commits:
-            out = commit.kept + sum(commit.dropped.values()) + commit.quarantined
-            if job.unit.shape != "expand" and commit.rows_in != out:
-                raise RuntimeError(f"{job.name}, item {commit.item}: {commit.rows_in} in, {out} out")
-        shards = job.plan.inputs[job.unit.main_input].shards
-        expected = sum(shard["rows"] for shard in shards)
-        counted = sum(commit.rows_in for commit in commits)
-        if not gaps and counted != expected:
-            raise RuntimeError(f"{job.name}: its input has {expected} rows, its items read {counted}")
-
-    def _manifest(self, job: Job, commits: list[Commit], gaps: list[str]) -> Manifest:
-        unit, plan = job.unit, job.plan
-        by_role = collections.defaultdict(list)
-        for commit in commits:
-            for file in commit.files:
-                by_role[file.role].append(file)
-        dropped: collections.Counter = collections.Counter()
-        for commit in commits:
-            dropped.update(commit.dropped)
-        written = by_role["rows"]
-        # a shard that nothing came out of would only cost the nodes to come a work item
-        rows = [file for file in written if file.rows or unit.last.step.output == "artifact"]
-        report = dict(commits[0].report) if unit.shape == "fit" else {}
-        if plan.annotated:
-            report["annotated"] = plan.annotated
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return Manifest(
-            kind=unit.last.step.output,
-            node=unit.name,
-            fingerprint=plan.fingerprint,
-            content_fingerprint=content_fingerprint(unit.last.step.output, rows),
-            determinism=unit.determinism,
-            stages=plan.dataset.read_json("plan.json")["steps"],
-            inputs=plan.input_fingerprints,
-            shards=[file.to_json() for file in rows],
-            dropped=[file.to_json() for file in by_role["dropped"]],
-            quarantined=[file.to_json() for file in by_role["quarantined"]],
-            counts={
-                "rows_in": sum(commit.rows_in for commit in commits),
-                "kept": sum(commit.kept for commit in commits),
-                "dropped": dict(dropped.most_common()),
-                "quarantined": sum(commit.quarantined for commit in commits),
-                "bytes": sum(file.bytes for file in rows),
-                "tokens": sum(sum(file.token_counts or []) for file in rows),
-            },
-            steps=_sum_steps(commits),
-            schema=self._schema(job, written),
-            report=report,
-            gaps=gaps,
-            tokens=self._token_facts(job),
-            created={
-                "at": now,
-                "run": str(self.run_folder),
-                "seconds": round(time.time() - (job.started or time.time()), 2),
-                "cpu_seconds": round(sum(commit.seconds for commit in commits), 2),
-                "warnings": job.warnings,
-            },
-        )
-
-    @staticmethod
-    def _schema(job: Job, rows: list[File]) -> dict[str, str]:
-        if not rows or not rows[0].file.endswith(".parquet"):
-            return {}
-        folder = job.plan.dataset
-        schema = pq.read_schema(folder.path(rows[0].file), filesystem=folder.fs)
-        return {field.name: str(field.type) for field in schema}
-
-    def _token_facts(self, job: Job) -> dict:
-        if job.unit.last.step.output != "tokens":
-            return {}
-        from pipelines.tokenize import token_facts
-
-        uri = self._artifact_uri(self.jobs[job.unit.last.inputs["tokenizer"]])
-        return token_facts(Folder(uri).local("", self.run_folder / "cache"))
+        self._done(job, read_manifest(job.plan.dataset, name) or manifest, name)
 
     def _done(self, job: Job, manifest: Manifest, name: str = "manifest.json") -> None:
-        job.manifest, job.manifest_name, job.state = manifest, name, "done"
+        job.manifest, job.state = manifest, "done"
         job.ended = time.time()
         links = self._links()
         links[job.name] = {"dataset": job.plan.dataset.uri.rsplit("/", 1)[-1], "manifest": name}
@@ -614,52 +449,11 @@ class Engine:
             "started": self.started,
             "updated": time.time(),
             "stopping": self.stopping,
-            "nodes": [self._job_status(job) for job in self.jobs.values()],
+            "nodes": [
+                job_status(job, self.run_folder, sum(owner is job for owner, _ in self.refs.values()))
+                for job in self.jobs.values()
+            ],
         }
-
-    def _job_status(self, job: Job) -> dict:
-        commits = list(job.commits.values())
-        counts = job.manifest.counts if job.manifest else {}
-        if job.unit.shape == "source" and job.state == "running":
-            self._count_parts(job)
-        note = self.run_folder / "progress" / f"{job.name}.json"
-        text = ""
-        if job.state == "running" and note.exists():
-            try:
-                text = json.loads(note.read_text())["text"]
-            except ValueError:
-                text = ""
-        phases = getattr(job.unit.last.step, "phases", ())
-        return {
-            "node": job.name,
-            "chain": [node.name for node in job.unit.nodes],
-            "stage": job.unit.last.stage,
-            "state": job.state,
-            "reused": job.reused,
-            "phase": phases[job.phase][0] if phases and job.state == "running" else "",
-            "items_done": len(commits) if not job.reused else len(job.manifest.shards),
-            "items_total": len(job.items) if not job.reused else len(job.manifest.shards),
-            "rows_in": counts.get("rows_in", sum(c.rows_in for c in commits)),
-            "kept": counts.get("kept", sum(c.kept for c in commits) or job.part_rows),
-            "dropped": sum(counts["dropped"].values()) if counts else sum(sum(c.dropped.values()) for c in commits),  # fmt: skip
-            "quarantined": counts.get("quarantined", sum(c.quarantined for c in commits)),
-            "bytes": counts.get("bytes", sum(f.bytes for c in commits for f in c.files)),
-            "tokens": counts.get("tokens", 0),
-            "seconds": (job.ended or time.time()) - job.started if job.started else 0.0,
-            "in_flight": sum(1 for owner, _ in self.refs.values() if owner is job),
-            "retried": sum(job.attempts.values()),
-            "text": text,
-            "error": job.error,
-            "warnings": job.warnings,
-            "dataset": job.plan.dataset.uri if job.plan else "",
-        }
-
-    @staticmethod
-    def _count_parts(job: Job) -> None:
-        infos = job.plan.dataset.list("commits")
-        if len(infos) != job.parts:
-            job.parts = len(infos)
-            job.part_rows = sum(commit.kept for commit in read_commits(job.plan.dataset).values())
 
 
 def _worker_failure(error: Exception, message: str) -> dict:
@@ -668,20 +462,3 @@ def _worker_failure(error: Exception, message: str) -> dict:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _sum_steps(commits: list[Commit]) -> list[dict]:
-    """Per node of the unit: rows in and out, drops by rule, seconds of work."""
-    total: dict[str, dict] = {}
-    for commit in commits:
-        for step in commit.steps:
-            sums = total.setdefault(
-                step["node"],
-                {"node": step["node"], "rows_in": 0, "rows_out": 0, "dropped": {}, "would_drop": {}, "quarantined": 0, "seconds": 0.0},  # fmt: skip
-            )
-            for key in ("rows_in", "rows_out", "quarantined", "seconds"):
-                sums[key] = round(sums[key] + step[key], 4)
-            for key in ("dropped", "would_drop"):
-                for rule, count in step.get(key, {}).items():
-                    sums[key][rule] = sums[key].get(rule, 0) + count
-    return list(total.values())

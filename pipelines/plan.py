@@ -36,9 +36,9 @@ class Unit:
         return self.last.shape
 
     @property
-    def main_input(self) -> str | None:
-        """The node whose shards this unit goes through, None for a source."""
-        return next(iter(self.nodes[0].inputs.values()), None)
+    def main_input(self) -> str:
+        """The node whose shards this unit goes through, "" for a source."""
+        return next(iter(self.nodes[0].inputs.values()), "")
 
     @property
     def sources(self) -> list[str]:
@@ -60,7 +60,7 @@ def units(dag: Dag, until: str | None = None) -> list[Unit]:
     for node in dag.nodes.values():
         if node.name not in wanted:
             continue
-        before = next(iter(node.inputs.values()), None)
+        before = next(iter(node.inputs.values()), "")
         users = [user for user in dag.consumers(before) if user.name in wanted] if before else []
         fuse = (
             node.shape == "map"
@@ -100,6 +100,7 @@ class Plan:
     dataset: Folder
     inputs: dict[str, Manifest]
     input_folders: dict[str, Folder]
+    steps: list[dict]
     items: list[dict] = field(default_factory=list)
 
     @property
@@ -127,13 +128,14 @@ def make_plan(
     if unit.last.stage == "decide" and all(n.stage != "decide" for n in unit.nodes[:-1]):
         annotated = fingerprint({**common, "steps": steps[:-1]})
     dataset = store / f"{unit.name}-{whole[:12]}"
-    plan = Plan(unit, whole, annotated, dataset, inputs, folders)
+    plan = Plan(unit, whole, annotated, dataset, inputs, folders, steps)
     frozen = dataset.read_json("plan.json")
     if frozen is None:
         items = first_items(plan)
         body = {"fingerprint": whole, "steps": steps, **common, "items": items}
         dataset.put_if_absent("plan.json", _pretty(body))
         frozen = dataset.read_json("plan.json")
+    assert frozen is not None
     plan.items = frozen["items"]
     return plan
 
@@ -144,7 +146,7 @@ def _pretty(value: Any) -> bytes:
 
 def check_columns(unit: Unit, inputs: dict[str, Manifest]) -> None:
     """Raise ValueError unless the columns that each stage needs are there when its turn comes."""
-    if unit.main_input is None or inputs[unit.main_input].kind != "documents":
+    if not unit.main_input or inputs[unit.main_input].kind != "documents":
         return
     schema = inputs[unit.main_input].schema
     columns = set(schema)

@@ -41,26 +41,27 @@ BUILT_IN = {
     "tokenize": "pipelines.tokenize:Tokenize",
     "train": "pipelines.train:Train",
 }
-_registered: dict[str, type] = {}
+_registered: dict[str, Any] = {}
 
 
-def stage(cls: type) -> type:
+def stage(cls: Any) -> Any:
     """Class decorator: makes a user's stage known under its ``stage`` name."""
     check_stage(cls)
     _registered[cls.stage] = cls
     return cls
 
 
-def check_stage(cls: type) -> None:
+def check_stage(cls: Any) -> None:
     """Raise TypeError, naming what is missing, unless ``cls`` follows the contract."""
+    cls_name = cls.__name__
     if not dataclasses.is_dataclass(cls):
-        raise TypeError(f"stage {cls.__name__} must be a dataclass (see pipelines/stage.py)")
+        raise TypeError(f"stage {cls_name} must be a dataclass (see pipelines/stage.py)")
     for name in ("stage", "shape", "version", "determinism", "libraries", "inputs", "output"):
         if not hasattr(cls, name):
-            raise TypeError(f"stage {cls.__name__} lacks the class variable {name!r}")
+            raise TypeError(f"stage {cls_name} lacks the class variable {name!r}")
     for field in dataclasses.fields(cls):
         if field.name in NODE_KEYS:
-            raise TypeError(f"stage {cls.__name__}: parameter {field.name!r} is a key of the engine")
+            raise TypeError(f"stage {cls_name}: parameter {field.name!r} is a key of the engine")
 
 
 @cache
@@ -75,7 +76,7 @@ def stage_names() -> list[str]:
     return sorted({*BUILT_IN, *_registered})
 
 
-def stage_class(name: str) -> type:
+def stage_class(name: str) -> Any:
     """The class of the stage ``name``; KeyError with the nearest name when there is none."""
     if name in _registered:
         return _registered[name]
@@ -95,7 +96,7 @@ def nearest(word: str, words: list[str]) -> str:
 
 
 @cache
-def adapter(cls: type) -> pydantic.TypeAdapter:
+def adapter(cls: Any) -> pydantic.TypeAdapter:
     """Pydantic's reading of the stage's fields: types, and the docstring under each field."""
     cls.__pydantic_config__ = pydantic.ConfigDict(
         extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True
@@ -103,7 +104,7 @@ def adapter(cls: type) -> pydantic.TypeAdapter:
     return pydantic.TypeAdapter(cls)
 
 
-def parameters(cls: type) -> dict[str, dict[str, Any]]:
+def parameters(cls: Any) -> dict[str, dict[str, Any]]:
     """JSON Schema of each parameter of a stage: type, default, description."""
     return adapter(cls).json_schema().get("properties", {})
 

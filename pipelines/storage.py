@@ -145,7 +145,5 @@ def _explain(error: OSError, path: str) -> OSError:
     if is_full(error):
         return DiskFull(error.errno, f"no room left to write {path}: free some space and run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return PermissionError(
-            error.errno, f"cannot write {path}: the folder is read-only for this user"
-        )
+        return PermissionError(error.errno, f"cannot write {path}: the folder is read-only for this user")
     return error

@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
+from kernels.text.bpe import BytePairEncoder
+from kernels.text.bpe_split import LETTER, MARK, NEWLINE, NUMBER, OTHER, SPACE
+
+LOG = logging.getLogger(__name__)
 THREADS_VARIABLE = "TOKENIZERS_PARALLELISM"
 
 
@@ -31,18 +37,69 @@ class TextEncoder:
     it from its letters, only looking at the result helps: see ``encode``.
     """
 
-    tokenizer: Tokenizer
+    settings: dict[str, Any]
     vocab_size: int
     end_id: int
     is_special: np.ndarray
 
-    def encode(self, texts: list[str]) -> list[np.ndarray | None]:
-        """Token ids (uint32) of each text without an end token; None where they would hold a
-        special token: that text has no encoding that the model could tell from the real mark."""
+    def encode(self, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of each text without an end token: (ids uint32, offsets int64 [n + 1]).
+
+        The texts are UTF-8; a null has no ids. Where ids hold a special token, the text has no
+        encoding that the model could tell from the real mark: see ``spells_special``.
+        """
+        if self._kernel is not None:
+            return self._kernel.encode(texts)
         with _one_thread():
-            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        arrays = (np.array(encoding.ids, np.uint32) for encoding in encodings)
-        return [None if self.is_special[ids].any() else ids for ids in arrays]
+            encodings = self.library.encode_batch_fast(
+                texts.fill_null("").to_pylist(), add_special_tokens=False
+            )
+        arrays = [np.array(encoding.ids, np.uint32) for encoding in encodings]
+        offsets = np.cumsum([0, *(len(ids) for ids in arrays)])
+        return np.concatenate([np.empty(0, np.uint32), *arrays]), offsets
+
+    def spells_special(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Which texts of a result of ``encode`` hold a special token, bool [n]."""
+        before = np.concatenate([[0], np.cumsum(self.is_special[ids])])
+        return before[offsets[1:]] > before[offsets[:-1]]
+
+    @cached_property
+    def library(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_str(json.dumps(self.settings))
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def _kernel(self) -> BytePairEncoder | None:
+        try:
+            return BytePairEncoder(self.settings, library_classes())
+        except ValueError as reason:
+            LOG.warning("encoding with the tokenizers library, at its own speed: %s", reason)
+            return None
+
+
+@cache
+def library_classes() -> np.ndarray:
+    """What ``tokenizers`` takes each code point for, in the terms of ``kernels.text.bpe_split``:
+    its Unicode tables are newer than Python's. uint8 [0x110000]."""
+    # the other planes hold no character but those for private use
+    codes = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000)]
+    classes = np.full(sys.maxunicode + 1, OTHER, np.uint8)
+    rest = "".join(map(chr, codes))
+    known = ((r"\p{L}+", LETTER), (r"\p{N}+", NUMBER), (r"\p{M}+", MARK), (r"\s+", SPACE))
+    for pattern, kind in known:
+        split = pre_tokenizers.Split(Regex(pattern), "removed")
+        left = "".join(piece for piece, _ in split.pre_tokenize_str(rest))
+        classes[np.setdiff1d(_code_points(rest), _code_points(left))] = kind
+        rest = left
+    classes[[ord("\r"), ord("\n")]] = NEWLINE
+    return classes
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 
 def read_encoder(folder: Path) -> TextEncoder:
@@ -59,9 +116,6 @@ def read_encoder(folder: Path) -> TextEncoder:
     for token in settings.get("added_tokens", []):
         token["special"] = token["special"] or bool(token["content"].strip())
     tokenizer = Tokenizer.from_str(json.dumps(settings))
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
 
     end_token = _end_token(folder)
     end_id = tokenizer.token_to_id(end_token)
@@ -74,7 +128,7 @@ def read_encoder(folder: Path) -> TextEncoder:
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     is_special = np.zeros(vocab_size, bool)
     is_special[sorted((special | {end_id}) - {unknown})] = True
-    return TextEncoder(tokenizer, vocab_size, end_id, is_special)
+    return TextEncoder(settings, vocab_size, end_id, is_special)
 
 
 # An artifact never changes, so a worker keeps the last one loaded from shard to shard.
@@ -121,27 +175,24 @@ class Tokenize:
     def expand(self, shard: pa.Table, tokenizer: Path) -> pa.Table:
         encoder = _cached_encoder(Path(tokenizer))
         rows = shard.num_rows
-        drop_rule: list[str | None] = ["other_split"] * rows
-        error: list[str | None] = [None] * rows
+        drop_rule = np.full(rows, "other_split", object)
+        error = np.full(rows, None, object)
         lengths = np.zeros(rows, np.int64)
         pieces = [np.empty(0, np.uint32)]
-        end = np.array([encoder.end_id], np.uint32)
         mine = np.flatnonzero(pc.equal(shard["split"], self.split).fill_null(False).to_numpy())
         for first in range(0, len(mine), self.batch_documents):
             batch = mine[first : first + self.batch_documents]
-            texts = _strings(shard["text"].take(pa.array(batch)))
-            encoded = encoder.encode([text or "" for text in texts])
-            for row, text, ids in zip(batch.tolist(), texts, encoded, strict=True):
-                drop_rule[row] = None
-                if text is None:
-                    error[row] = "the text is not valid UTF-8"
-                elif ids is None:
-                    error[row] = "the text spells a special token and cannot be encoded as text"
-                elif len(ids) == 0:
-                    drop_rule[row] = "empty"
-                else:
-                    pieces += [ids, end]
-                    lengths[row] = len(ids) + 1
+            texts, broken = _without_broken(shard["text"].take(pa.array(batch)))
+            ids, offsets = encoder.encode(texts)
+            special = encoder.spells_special(ids, offsets)
+            size = np.diff(offsets)
+            kept = (size > 0) & ~special
+            drop_rule[batch] = np.where((size == 0) & ~broken, "empty", None)  # type: ignore[call-overload]
+            error[batch[broken]] = "the text is not valid UTF-8"
+            error[batch[special]] = "the text spells a special token and cannot be encoded as text"
+            lengths[batch] = np.where(kept, size + 1, 0)
+            ends = np.cumsum(size[kept])
+            pieces.append(np.insert(ids[np.repeat(kept, size)], ends, encoder.end_id))
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         values = pa.array(np.concatenate(pieces))
         return pa.table(
@@ -171,20 +222,22 @@ def _end_token(folder: Path) -> str:
     )
 
 
-def _strings(texts: pa.ChunkedArray) -> list[str | None]:
-    """Arrow strings as Python's; a null is "", bytes that are not UTF-8 are None."""
-    texts = texts.fill_null("")
+def _without_broken(texts: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """The texts with nulls for those that are not UTF-8, and which those are, bool [n]."""
     try:
-        return texts.to_pylist()
-    except UnicodeDecodeError:
-        return [_string(text) for text in texts]
+        texts.validate(full=True)
+        return texts, np.zeros(len(texts), bool)
+    except pa.ArrowInvalid:
+        broken = np.array([not _is_utf8(text) for text in texts.cast(pa.large_binary())], bool)
+        return pc.if_else(pa.array(broken), pa.scalar(None, texts.type), texts), broken
 
 
-def _string(text: pa.Scalar) -> str | None:
+def _is_utf8(text: pa.Scalar) -> bool:
     try:
-        return text.as_py()
+        (text.as_py() or b"").decode()
     except UnicodeDecodeError:
-        return None
+        return False
+    return True
 
 
 def _optional(shard: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:

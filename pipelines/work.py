@@ -60,7 +60,7 @@ class Task:
     steps: list[tuple[str, Any]]
     item: dict
     phase: int = 0
-    shard: dict | None = None
+    shard: dict = field(default_factory=dict)
     main_folder: str = ""
     main_kind: str = ""
     artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -125,13 +125,15 @@ class Rows:
     failed: list[pa.Table] = field(default_factory=list)
     steps: list[dict] = field(default_factory=list)
 
-    def split(self, node: str, table: pa.Table, origin: np.ndarray, seconds: float, before: int) -> tuple[pa.Table, np.ndarray]:  # fmt: skip
+    def split(
+        self, node: str, table: pa.Table, origin: np.ndarray, seconds: float, before: int
+    ) -> tuple[pa.Table, np.ndarray]:
         """Take the verdict columns off: the rows that stay, and where in the shard they came from."""
         size = table.num_rows
         error = _verdict(table, "error")
         rule = _verdict(table, "drop_rule")
-        is_error = ~np.equal(error, None)
-        is_drop = ~np.equal(rule, None) & ~is_error
+        is_error = error != None  # noqa: E711
+        is_drop = (rule != None) & ~is_error  # noqa: E711
         plain = table.drop_columns([name for name in VERDICT if name in table.column_names])
         for mask, values, bin_, name in (
             (is_drop, rule, self.dropped, "drop_rule"),
@@ -247,7 +249,9 @@ def _run_map(task: Task) -> Commit:
     return rows.write(table)
 
 
-def _annotate(rows: Rows, node: str, step: Any, table: pa.Table, origin: np.ndarray) -> tuple[pa.Table, np.ndarray]:  # fmt: skip
+def _annotate(
+    rows: Rows, node: str, step: Any, table: pa.Table, origin: np.ndarray
+) -> tuple[pa.Table, np.ndarray]:
     started = time.monotonic()
     out = step.annotate(table, **_artifacts(rows.task, node))
     if out.num_rows != table.num_rows:
@@ -260,11 +264,13 @@ def _annotate(rows: Rows, node: str, step: Any, table: pa.Table, origin: np.ndar
 
 def _run_refilter(task: Task) -> Commit:
     """Take the verdict again on rows that carry every statistic from an earlier run."""
-    source = Folder(task.refilter["folder"])
-    files = {file["role"]: file["file"] for file in task.refilter["files"]}
+    earlier = task.refilter
+    assert earlier is not None
+    source = Folder(earlier["folder"])
+    files = {file["role"]: file["file"] for file in earlier["files"]}
     kept = read_table(source, files["rows"])
     left = [read_table(source, files[role]) for role in ("dropped", "quarantined") if role in files]
-    rows = Rows(task, task.refilter["rows_in"])
+    rows = Rows(task, earlier["rows_in"])
     gone = np.concatenate([part["input_row"].to_numpy() for part in left] or [np.empty(0, np.int64)])
     origin = np.setdiff1d(np.arange(rows.rows_in), gone)
     node, step = task.steps[-1]
@@ -279,7 +285,7 @@ def _run_refilter(task: Task) -> Commit:
     table = pa.concat_tables([part.select(columns) for part in [kept, *again]])
     origin = np.concatenate([origin, *(part["input_row"].to_numpy() for part in again)])
     order = np.argsort(origin, kind="stable")
-    rows.steps = [step for step in task.refilter["steps"] if step["node"] != node]
+    rows.steps = [step for step in earlier["steps"] if step["node"] != node]
     table, origin = _annotate(rows, node, step, table.take(order), origin[order])
     commit = rows.write(table)
     commit.reused = True
@@ -307,9 +313,7 @@ def _run_expand(task: Task) -> Commit:
         )
     rows = Rows(task, rows_in)
     before = out.num_rows
-    table, _ = rows.split(
-        node, out.drop_columns(["parent_row"]), parent, time.monotonic() - started, before
-    )
+    table, _ = rows.split(node, out.drop_columns(["parent_row"]), parent, time.monotonic() - started, before)
     rows.steps[0]["rows_in"] = rows_in
     return rows.write(table)
 

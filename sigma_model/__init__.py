@@ -51,9 +51,7 @@ class _RegisterWithAuto:
     """Import hook: puts Sigma into transformers' Auto classes when those are first imported."""
 
     @staticmethod
-    def find_spec(
-        name: str, path: Any = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name in _AUTO else None
         if spec is None or spec.loader is None:
             return None

@@ -65,9 +65,7 @@ class SigmaAttention(nn.Module):
             self.q_down_proj = nn.Linear(config.aug_q_dim, q_width, bias=False)
         self.k_proj = nn.Linear(hidden, config.num_k_heads * config.k_head_dim, bias=False)
         if config.k_head_dim != config.head_dim:
-            self.k_up_proj = nn.Linear(
-                config.k_head_dim, config.num_k_heads * config.head_dim, bias=False
-            )
+            self.k_up_proj = nn.Linear(config.k_head_dim, config.num_k_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(hidden, config.num_v_heads * config.v_head_dim, bias=False)
         self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, hidden, bias=False)
 
@@ -188,16 +186,12 @@ class SigmaModel(SigmaPreTrainedModel):
         length = input_ids.shape[1]
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=input_ids.device)[None]
-        allowed = allowed_positions(
-            length, past + length, input_ids.device, segment_ids, attention_mask
-        )
+        allowed = allowed_positions(length, past + length, input_ids.device, segment_ids, attention_mask)
         angles = rope_angles(position_ids, self.config.k_head_dim, self.config.rope_theta)
         x_BSH = self.embed_tokens(input_ids)
         for layer in self.layers:
             x_BSH = layer(x_BSH, angles, allowed, past_key_values)
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(x_BSH), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x_BSH), past_key_values=past_key_values)
 
 
 class SigmaForCausalLM(SigmaPreTrainedModel, GenerationMixin):
@@ -229,16 +223,12 @@ class SigmaForCausalLM(SigmaPreTrainedModel, GenerationMixin):
         -100 where nothing is asked; the loss is the mean in nats. ``logits_to_keep``: only the
         last so many positions.
         """
-        outputs = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, use_cache, segment_ids
-        )
+        outputs = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache, segment_ids)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits_BSN = self.lm_head(outputs.last_hidden_state[:, keep])
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(
-                logits_BSN[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
-            )
+            loss = F.cross_entropy(logits_BSN[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         return CausalLMOutputWithPast(
             loss=loss,  # type: ignore[arg-type]
             logits=logits_BSN,

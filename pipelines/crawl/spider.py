@@ -27,9 +27,9 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import StopDownload
 from scrapy.http import Response
 
+from pipelines.child import die_with_parent
 from pipelines.crawl.frontier import Frontier
 from pipelines.crawl.guard import guard_reactor
-from pipelines.child import die_with_parent
 from pipelines.crawl.robots import MAX_BYTES, Robots, RobotsAnswer
 from pipelines.crawl.stage import Crawl
 from pipelines.crawl.urls import Answer, answer_of, host_of, origin_of
@@ -200,9 +200,7 @@ class CrawlSpider(scrapy.Spider):
         stopped = "download_stopped" in response.flags
         body = b"" if stopped else response.body
         headers = [
-            (_ascii(name), _ascii(value))
-            for name, values in response.headers.items()
-            for value in values
+            (_ascii(name), _ascii(value)) for name, values in response.headers.items() for value in values
         ]
         record = self.parts.open_part().response(
             url, response.status, headers, body, "unspecified" if stopped else ""

@@ -114,8 +114,7 @@ class Crawl:
     def from_json(cls, value: dict[str, Any]) -> Crawl:
         """The stage from ``dataclasses.asdict`` after a trip through JSON."""
         fields: dict[str, Any] = {
-            name: tuple(field) if isinstance(field, list) else field
-            for name, field in value.items()
+            name: tuple(field) if isinstance(field, list) else field for name, field in value.items()
         }
         return cls(**fields)
 

@@ -51,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 done, 2 config, 4 disk, 5 diverged, 130 stopped."""
     parser = argparse.ArgumentParser(
         prog="python -m sigma_model.training",
-        description="Train a Sigma on token shards. The same command again goes on from the last "
-        "checkpoint.",
+        description="Train a Sigma on token shards. The same command again goes on from the last checkpoint.",
         epilog="example: python -m sigma_model.training configs/train/sigma_1_5b.yaml "
         "--set steps=1000 --set optimizer.learning_rate=2e-4",
     )

@@ -43,9 +43,7 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(
-    folder: Path, config: dict[str, Any]
-) -> tuple[dict[str, Any] | None, list[str]]:
+def load_checkpoint(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
     """State of the last sound checkpoint (None: start afresh), and notes on what was passed over.
 
     Raises ValueError that names the key when the config is not that of the checkpoint.

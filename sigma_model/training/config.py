@@ -226,10 +226,7 @@ def _build(cls: Any, values: Any, where: str, prefix: str) -> Any:
         required = item.default is dataclasses.MISSING
         if required and item.default_factory is dataclasses.MISSING and item.name not in values:
             raise ValueError(f"{where}: {prefix}{item.name} is missing")
-    checked = {
-        key: _check_type(value, hints[key], where, f"{prefix}{key}")
-        for key, value in values.items()
-    }
+    checked = {key: _check_type(value, hints[key], where, f"{prefix}{key}") for key, value in values.items()}
     try:
         return cls(**checked)
     except ValueError as error:

@@ -143,16 +143,13 @@ def _check_shard(folder: Path, shard: dict[str, Any], verify: str) -> Iterator[R
         raise ValueError(f"shard {path} of {folder / 'manifest.json'} is missing; {cure}")
     if path.stat().st_size != shard["bytes"]:
         raise ValueError(
-            f"shard {path} has {path.stat().st_size} bytes, its manifest says {shard['bytes']}; "
-            f"{cure}"
+            f"shard {path} has {path.stat().st_size} bytes, its manifest says {shard['bytes']}; {cure}"
         )
     if verify == "sha256":
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != shard["sha256"]:
-            raise ValueError(
-                f"shard {path} has sha256 {found}, its manifest says {shard['sha256']}; {cure}"
-            )
+            raise ValueError(f"shard {path} has sha256 {found}, its manifest says {shard['sha256']}; {cure}")
     try:
         footer = pq.read_metadata(path)
     except pa.ArrowInvalid as error:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from toy_runs import (
     SHAPES,
-    alive,
     all_shapes,
     assert_committed_once,
     commits,
@@ -16,7 +15,7 @@ from toy_runs import (
     hashes,
     journal,
     run,
-    wait_for,
+    wait_gone,
     write_dag,
 )
 
@@ -69,7 +68,7 @@ def test_driver_killed(shape: str, unbroken: dict, tmp_path: Path) -> None:
         assert done["fit 1"] == 1 and done["fit 2"] == 1, "the fit did not go on from its scratch"
     if shape == "source":
         assert done["source 0 0"] == done["source 1 0"] == 1, "the parts were not gone on from"
-    wait_for(lambda: not alive(left), 10, lambda: f"left behind: {alive(left)}")
+    wait_gone(left)
 
 
 def test_worker_killed(unbroken: dict, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from toy_runs import alive, commits, driver, manifests, wait_for, write_dag
+from toy_runs import commits, driver, manifests, wait_gone, write_dag
 
 from pipelines.sites import PYDOC_DENY, serve
 from pipelines.warc import read_records
@@ -49,8 +49,7 @@ def test_killed_five_times(tmp_path: Path, record_property) -> None:
                     if spiders:
                         psutil.Process(spiders[0].pid).kill()
                         time.sleep(1)
-                left = run.kill()
-                wait_for(lambda: not alive(left), 10, lambda: f"left: {alive(left)}")  # noqa: B023
+                wait_gone(run.kill())
             now = commits(broken / "store")
             assert all(now[path] == record for path, record in done.items())
             done = now

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from frozen import write_frozen_dag, write_warcs
-from toy_runs import alive, commits, driver, hashes, manifests, wait_for
+from toy_runs import commits, driver, hashes, manifests, wait_gone
 
 pytestmark = pytest.mark.proof
 KILLS = 8
@@ -45,7 +45,9 @@ def test_one_worker(warcs: list[Path], unbroken: tuple[dict, float], tmp_path: P
 
 
 @pytest.mark.parametrize("seed", range(KILLS))
-def test_killed(seed: int, warcs: list[Path], unbroken: tuple[dict, float], tmp_path: Path, record_property) -> None:
+def test_killed(
+    seed: int, warcs: list[Path], unbroken: tuple[dict, float], tmp_path: Path, record_property
+) -> None:
     """Killed three times at random moments, by turns the driver and one of its workers."""
     chance = random.Random(seed)
     config = write_frozen_dag(tmp_path, warcs, until="model")
@@ -63,8 +65,7 @@ def test_killed(seed: int, warcs: list[Path], unbroken: tuple[dict, float], tmp_
                     _kill(chance.choice(workers))
                 assert run.wait(900) == 0, run.output()
             else:
-                left = run.kill()
-                wait_for(lambda: not alive(left), 10, lambda: f"left behind: {alive(left)}")
+                wait_gone(run.kill())
         done.update(commits(tmp_path / "store"))
     with driver(config, tmp_path / "run") as run:
         assert run.wait(900) == 0, run.output()

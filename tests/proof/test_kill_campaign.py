@@ -11,7 +11,6 @@ import psutil
 import pytest
 from toy_runs import (
     Driver,
-    alive,
     all_shapes,
     commits,
     driver,
@@ -20,6 +19,7 @@ from toy_runs import (
     journal_line,
     run,
     wait_for,
+    wait_gone,
     write_dag,
 )
 
@@ -88,7 +88,7 @@ def test_twenty_random_kills(local_ray: int, tmp_path: Path) -> None:
     if code == 3:
         code, _ = run(config, tmp_path / "run")
     assert code == 0
-    wait_for(lambda: not alive(left), 10, lambda: f"left behind: {alive(left)}")
+    wait_gone(left)
     final, done = commits(store), journal(lines)
     for records, counts in snapshots:
         for path, record in records.items():

@@ -45,9 +45,7 @@ def test_sdpa_equals_the_reference(shape: tuple[int, ...], documents: bool) -> N
     allowed = allowed_positions(s, t, q.device, segments)
     expected = reference_attention(q, k, v, allowed, scale=0.3)
     assert expected.shape == (2, shape[0], s, shape[4])
-    torch.testing.assert_close(
-        sdpa_attention(q, k, v, allowed, 0.3), expected, rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(sdpa_attention(q, k, v, allowed, 0.3), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_head_constants_expose_a_wrong_head() -> None:

@@ -57,9 +57,7 @@ def test_the_fused_path_equals_the_naive_one(changes: dict) -> None:
     fused, naive = _model(**changes), _model(**changes)
     naive.set_attn_implementation("eager")
     tokens = _tokens(2, 13)
-    torch.testing.assert_close(
-        _logits(fused, tokens), _logits(naive, tokens), rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(_logits(fused, tokens), _logits(naive, tokens), rtol=1e-10, atol=1e-10)
 
 
 def test_augmented_q_is_the_gated_mlp_on_the_projected_q() -> None:
@@ -88,9 +86,7 @@ def test_rope_scores_depend_on_the_distance_only() -> None:
     scores = []
     for shift in (0, 17):
         positions = torch.tensor([[3 + shift]]), torch.tensor([[9 + shift]])
-        turned = [
-            rotate(x, rope_angles(p, 8, 100.0)) for x, p in zip((q, k), positions, strict=True)
-        ]
+        turned = [rotate(x, rope_angles(p, 8, 100.0)) for x, p in zip((q, k), positions, strict=True)]
         scores.append((turned[0] * turned[1]).sum())
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-5, atol=1e-5)
 
@@ -131,9 +127,7 @@ def test_left_padding_moves_no_logits() -> None:
 def test_loss_is_the_shifted_cross_entropy() -> None:
     model, tokens = _model(), _tokens(2, 8)
     out = model(tokens, labels=tokens)
-    expected = F.cross_entropy(
-        out.logits[:, :-1].float().reshape(-1, 97), tokens[:, 1:].reshape(-1)
-    )
+    expected = F.cross_entropy(out.logits[:, :-1].float().reshape(-1, 97), tokens[:, 1:].reshape(-1))
     torch.testing.assert_close(out.loss, expected)
 
 

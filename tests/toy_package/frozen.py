@@ -23,7 +23,7 @@ socketserver sqlite3 ssl stat statistics string struct subprocess symtable sys s
 tempfile textwrap threading time timeit token tokenize trace traceback tracemalloc types typing unicodedata
 unittest urllib.parse urllib.request uuid venv warnings wave weakref webbrowser xml.dom xml.sax zipapp
 zipfile zipimport zlib zoneinfo
-""".split()
+""".split()  # noqa: SIM905
 
 
 def write_warcs(folder: Path, parts: int, modules: int = len(MODULES)) -> list[Path]:

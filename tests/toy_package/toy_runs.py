@@ -183,6 +183,11 @@ def wait_for(ready: Callable[[], bool], seconds: float, explain: Callable[[], st
         time.sleep(0.02)
 
 
+def wait_gone(processes: list[psutil.Process]) -> None:
+    """Nothing that a driver leaves behind may live 10 s after it."""
+    wait_for(lambda: not alive(processes), 10, lambda: f"left behind: {alive(processes)}")
+
+
 def alive(processes: list[psutil.Process]) -> list[str]:
     """Those of ``processes`` that still run; a zombie does not."""
     left = []

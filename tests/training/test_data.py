@@ -98,9 +98,7 @@ def test_order_does_not_depend_on_batch_size_or_start(write_dataset: WriteDatase
     expected = [sequences.batch(n, 1).input_ids[0].tolist() for n in range(count)]
     for size, first in ((1, 0), (3, 0), (2, 4), (6, 6)):
         loader = Loader(sequences, batch_sequences=size, first=first)
-        found = [
-            row for _ in range((count - first) // size) for row in loader.next().input_ids.tolist()
-        ]
+        found = [row for _ in range((count - first) // size) for row in loader.next().input_ids.tolist()]
         assert found == expected[first:]
         assert loader.state()["consumed"] == count
         loader.close()

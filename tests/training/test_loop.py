@@ -168,9 +168,7 @@ def test_a_stopped_run_keeps_its_last_step(values: dict[str, Any], tmp_path: Pat
     assert _curve(values["output"]) == _curve(tmp_path / "unbroken")
 
 
-def test_damaged_and_unfinished_checkpoints_are_passed_over(
-    values: dict[str, Any], tmp_path: Path
-) -> None:
+def test_damaged_and_unfinished_checkpoints_are_passed_over(values: dict[str, Any], tmp_path: Path) -> None:
     unbroken = tmp_path / "unbroken"
     _run(values, output=str(unbroken), keep_checkpoints=9)
     folder = unbroken / "checkpoints"
@@ -179,9 +177,7 @@ def test_damaged_and_unfinished_checkpoints_are_passed_over(
     state[len(state) // 2] ^= 1
     (folder / "step_00000020" / "state.pt").write_bytes(state)
     before = _curve(unbroken)
-    (unbroken / "metrics.jsonl").write_text(
-        (unbroken / "metrics.jsonl").read_text() + '{"step": 25, "los'
-    )
+    (unbroken / "metrics.jsonl").write_text((unbroken / "metrics.jsonl").read_text() + '{"step": 25, "los')
     first: list[int] = []
     train(build_config({**values, "output": str(unbroken)}), lambda row: first.append(row["step"]))
     assert first[0] == 17
