@@ -34,7 +34,7 @@ class TextEncoder:
     sees it, unless ``encode_special_tokens`` is on. Others that a tokenizer adds as marks
     (``<think>``) are matched always, so they are made special here; runs of white space stay, as
     they only shorten text. Where the model's own vocabulary holds a special token and can reach
-    it from its letters, only looking at the result helps: see ``encode``.
+    it from its letters, only looking at the result helps: see ``spells_special``.
     """
 
     settings: dict[str, Any]
