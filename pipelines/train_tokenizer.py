@@ -13,27 +13,9 @@ from typing import Any, ClassVar
 import pyarrow.dataset as ds
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from kernels.text.bpe_split import SPLIT_PATTERN
 from pipelines.tokenize import token_facts
 
-# Pieces that no token crosses, in order of preference; every character falls into one of them.
-# None is longer than 128: merging within a piece takes quadratic time.
-SPLIT_PATTERN = "|".join(
-    [
-        # English contractions, but not the start of a quoted word
-        r"'(?:[sdmt]|ll|re|ve)(?![\p{L}\p{M}\p{N}])",
-        # a word with the blank before it
-        r" ?[\p{L}\p{M}]{1,128}",
-        # numbers in groups of three digits, so that no long number is one token
-        r" ?\p{N}{1,3}",
-        # punctuation and symbols
-        r" ?[^\s\p{L}\p{M}\p{N}]{1,128}",
-        # line ends with the white space before them
-        r"\s{0,128}[\r\n]{1,128}",
-        # indentation, leaving the last blank to the word after it
-        r"\s{1,128}(?!\S)",
-        r"\s",
-    ]
-)
 
 # The files that make a tokenizer in a Hugging Face folder; all but the first may be missing.
 TOKENIZER_FILES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from kernels.text.bpe import warm_encoder
 from kernels.text.buffers import text_buffers
 from kernels.text.hashing import content_hashes
 from kernels.text.lsh import cluster_equal, forest_edges, merge_forests
@@ -18,6 +19,7 @@ def warm() -> None:
     column = pa.array(["a text to compile with", ""], pa.large_string())
     text_statistics(column)
     find_pii(column)
+    warm_encoder().encode(column)
     data, offsets = text_buffers(column)
     content_hashes(data, offsets)
     slots, _ = signatures(data, offsets)
