@@ -16,7 +16,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from kernels.text.bpe_split import SPLIT_PATTERN
 from pipelines.tokenize import token_facts
 
-
 # The files that make a tokenizer in a Hugging Face folder; all but the first may be missing.
 TOKENIZER_FILES = (
     "tokenizer.json",

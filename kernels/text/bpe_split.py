@@ -22,8 +22,8 @@ END_BYTE = 0xFF
 _END = 7
 _APOSTROPHE, _BLANK = ord("'"), ord(" ")
 
-# The pattern of our own tokenizers: pieces that no token crosses, in order of preference; every character falls into one of them.
-# None is longer than 128: merging within a piece takes quadratic time.
+# The pattern of our own tokenizers: pieces that no token crosses, in order of preference; every
+# character falls into one of them. None is longer than 128: merging within a piece takes quadratic time.
 SPLIT_PATTERN = "|".join(
     [
         # English contractions, but not the start of a quoted word
