@@ -111,7 +111,18 @@ def parameters(cls: Any) -> dict[str, dict[str, Any]]:
 
 def library_versions(libraries: tuple[str, ...]) -> dict[str, str]:
     """Versions of what can change a stage's output: distributions, and "unicodedata", Python's own."""
+    missing = [name for name in libraries if name != "unicodedata" and not _is_installed(name)]
+    if missing:
+        raise ValueError(f"{missing[0]} is not installed: run `make install` (or pip install {missing[0]})")
     return {
         name: unicodedata.unidata_version if name == "unicodedata" else importlib.metadata.version(name)
         for name in sorted(libraries)
     }
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

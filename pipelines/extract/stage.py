@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 from dataclasses import dataclass
@@ -58,7 +59,6 @@ class Extract:
     shape: ClassVar[str] = "expand"
     version: ClassVar[int] = 1
     determinism: ClassVar[str] = "exact"
-    libraries: ClassVar[tuple[str, ...]] = ("FastWARC", "Resiliparse", "trafilatura", "lxml")
     inputs: ClassVar[dict[str, str]] = {"pages": "warc"}
     output: ClassVar[str] = "documents"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -76,9 +76,16 @@ class Extract:
     heldout_fraction: float = 0.05
     """Share of documents, chosen by id, whose split is heldout."""
 
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        chosen = "trafilatura" if self.extractor == "trafilatura" else "Resiliparse"
+        return ("FastWARC", "lxml", chosen)
+
     def __post_init__(self) -> None:
         if self.extractor not in EXTRACTORS:
             raise ValueError(f"extractor is {self.extractor!r}: choose {' or '.join(EXTRACTORS)}")
+        if self.extractor == "trafilatura" and importlib.util.find_spec("trafilatura") is None:
+            raise ValueError("extractor trafilatura is not installed: pip install 'corpusmill[trafilatura]'")
         if not 0 <= self.heldout_fraction <= 1:
             raise ValueError(f"heldout_fraction is {self.heldout_fraction}: it must be in 0 to 1")
         if unknown := set(self.content_types) - {*HTML_TYPES, PLAIN_TYPE}:
