@@ -95,7 +95,10 @@ def start_run(config: Path, run: Path | None, settings: list[str], **options: ob
         folder = run or Path("runs") / dag.name
         engine = Engine(dag, folder, **options)  # type: ignore[arg-type]
         engine.show = LiveTable(console) if console.is_terminal else LogLines(console)
-        code = engine.run()
+        try:
+            code = engine.run()
+        finally:
+            engine.show.close()
     except (ConfigError, RunIsHeld, ConnectionError) as error:
         raise _stop(error) from None
     if (folder / "links.json").exists() and code != 4:
@@ -193,7 +196,7 @@ def stages(name: Annotated[str | None, typer.Argument(help="One stage.")] = None
         table = Table("stage", "shape", "what it does", box=None, pad_edge=False)
         for known in registry.stage_names():
             cls = registry.stage_class(known)
-            table.add_row(known, cls.shape, (cls.__doc__ or "").strip().split("\n")[0])
+            table.add_row(known, cls.shape, _first_sentence(cls.__doc__ or ""))
         console.print(table)
         return
     try:
@@ -214,6 +217,10 @@ def stages(name: Annotated[str | None, typer.Argument(help="One stage.")] = None
             default = "(required)"
         table.add_row(key, kind, default, " ".join(schema.get("description", "").split()))
     console.print(table)
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split()).split(". ")[0].rstrip(".").replace("``", "")
 
 
 @app.command()

@@ -94,8 +94,10 @@ class LiveTable:
 
     def update(self, status: dict) -> None:
         self._live.update(render(status), refresh=True)
-        if status["state"] != "running":
-            self._live.stop()
+
+    def close(self) -> None:
+        """Give the terminal back, whatever happened."""
+        self._live.stop()
 
     def event(self, event: str, facts: dict) -> None:
         """Failures scroll by above the table, so that none is lost when the table moves on."""
@@ -125,6 +127,9 @@ class LogLines:
 
     def event(self, event: str, facts: dict) -> None:
         self._say(event_line(event, facts))
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
     def _say(self, text: str) -> None:
         stamp = time.strftime("%H:%M:%S")

@@ -28,8 +28,8 @@ def quickstart(folder: Path, pages: int | None, console: Console) -> int:
     free = shutil.disk_usage(folder).free
     console.print(
         f"Crawls two servers on loopback (Python's own documentation and that of installed packages),"
-        f" about 1,200 pages, and goes on to a trained model. Nothing is downloaded. Takes about five"
-        f" minutes and 200 MB on two cores; {human_bytes(free)} are free. Everything goes to {folder}.",
+        f" about 1,200 pages, and goes on to a trained model. Nothing is downloaded. Takes three to"
+        f" six minutes and 250 MB on two cores; {human_bytes(free)} are free. Everything goes to {folder}.",
         soft_wrap=True,
         highlight=False,
     )
@@ -42,8 +42,14 @@ def quickstart(folder: Path, pages: int | None, console: Console) -> int:
     if pages is not None:
         settings.append(f"nodes.pages.max_pages={pages}")
     started = time.monotonic()
-    with serve(*ports):
-        code = start_run(root / "configs/quickstart.yaml", folder / "run", settings)
+    try:
+        with serve(*ports):
+            code = start_run(root / "configs/quickstart.yaml", folder / "run", settings)
+    except RuntimeError as error:
+        console.print(
+            f"{error} The ports are noted in {folder / 'sites.json'}: free them, or delete {folder}."
+        )
+        return 2
     if code == 0:
         _say_what_next(folder, console, time.monotonic() - started)
     return code
@@ -89,7 +95,8 @@ def _say_what_next(folder: Path, console: Console, seconds: float) -> None:
         f"  look at the report   {run}/report.html\n"
         f"  ask how it went      corpusmill status {run}\n"
         f"  trace a token        corpusmill trace {run} tokens:0:0\n"
-        f"  change a rule        corpusmill run configs/quickstart.yaml --help",
+        f"  see the stages       corpusmill stages\n"
+        f"  read what was run    {os.path.relpath(check_house() / 'configs/quickstart.yaml')}",
         highlight=False,
         soft_wrap=True,
     )

@@ -134,5 +134,5 @@ if __name__ == "__main__":
         from pipelines import cluster
 
         cluster.connect(None, 2)
-        GOLDEN.write_text(json.dumps(outcome(Path(scratch)), indent=1) + "\n")
+        GOLDEN.write_text(json.dumps(outcome(Path(scratch)), indent=1, sort_keys=True) + "\n")
         cluster.disconnect()

@@ -46,6 +46,7 @@ def _prove(path: Path, commit: str) -> dict:
     started = time.monotonic()
     with tempfile.NamedTemporaryFile(suffix=".xml") as junit:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "proof", f"--junitxml={junit.name}", str(path)]
+        command += ["-o", "junit_family=legacy"]
         code = subprocess.run(command, cwd=ROOT).returncode
         cases = list(ElementTree.parse(junit.name).iter("testcase"))
     tests = []
