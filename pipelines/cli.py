@@ -67,11 +67,14 @@ def run(
 
         corpusmill run my.yaml --set nodes.crawl.max_pages=50 --until documents
     """
+    from pipelines.launch import launch
+
     raise typer.Exit(
-        start_run(
+        launch(
             config,
             run,
             set_ or [],
+            console,
             until=until,
             start=from_,
             accept_gaps=tuple(accept_gap or ()),
@@ -79,39 +82,6 @@ def run(
             workers=workers,
         )
     )
-
-
-def start_run(config: Path, run: Path | None, settings: list[str], **options: object) -> int:
-    """Load, run, write the report. Returns the exit code."""
-    from pipelines import cluster
-    from pipelines.config import ConfigError, load
-    from pipelines.engine import Engine
-    from pipelines.lease import RunIsHeld
-    from pipelines.progress import LiveTable, LogLines
-
-    cluster.prepare(options.get("ray_address"))  # type: ignore[arg-type]
-    try:
-        dag = load(config, settings)
-        folder = run or Path("runs") / dag.name
-        engine = Engine(dag, folder, **options)  # type: ignore[arg-type]
-        engine.show = LiveTable(console) if console.is_terminal else LogLines(console)
-        try:
-            code = engine.run()
-        finally:
-            engine.show.close()
-    except (ConfigError, RunIsHeld, ConnectionError) as error:
-        raise _stop(error) from None
-    if (folder / "links.json").exists() and code != 4:
-        from pipelines.report import write_report
-
-        console.print(f"report: {write_report(folder)}", highlight=False, soft_wrap=True)
-    if code == 4:
-        raise _stop(engine.stopping, 4)
-    if code:
-        for job in engine.jobs.values():
-            if job.error:
-                errors.print(f"{job.name}: {job.state}: {job.error}", markup=False, soft_wrap=True)
-    return code
 
 
 @app.command()

@@ -90,9 +90,9 @@ class LiveTable:
 
     def __init__(self, console: Console):
         self._live = Live(console=console, auto_refresh=False, transient=False)
-        self._live.start()
 
     def update(self, status: dict) -> None:
+        self._live.start()
         self._live.update(render(status), refresh=True)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ PORTS = (8411, 8412)
 
 def quickstart(folder: Path, pages: int | None, console: Console) -> int:
     """Start the two sites, run configs/quickstart.yaml in ``folder``, say where things are."""
-    from pipelines.cli import start_run
+    from pipelines.launch import launch
     from pipelines.sites import serve
 
     root = check_house()
@@ -44,7 +44,7 @@ def quickstart(folder: Path, pages: int | None, console: Console) -> int:
     started = time.monotonic()
     try:
         with serve(*ports):
-            code = start_run(root / "configs/quickstart.yaml", folder / "run", settings)
+            code = launch(root / "configs/quickstart.yaml", folder / "run", settings, console)
     except RuntimeError as error:
         console.print(
             f"{error} The ports are noted in {folder / 'sites.json'}: free them, or delete {folder}."
