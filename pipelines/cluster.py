@@ -9,8 +9,6 @@ import socket
 import subprocess
 from typing import Any
 
-import psutil
-
 from pipelines import reaper
 
 OBJECT_STORE_BYTES = 256 << 20  # bulk data goes through storage, not through the object store
@@ -46,10 +44,9 @@ def connect(address: str | None, workers: int | None) -> int:
     }
     if address is not None:
         _check_reachable(address)
-    me = psutil.Process()
-    before = set(me.children())
     try:
         if address is None:
+            _reaper = reaper.watch()
             ray.init(
                 address="local",
                 num_cpus=workers or len(os.sched_getaffinity(0)),
@@ -57,8 +54,6 @@ def connect(address: str | None, workers: int | None) -> int:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
-            servers = [child for child in me.children() if child not in before]
-            _reaper = reaper.watch([p for s in servers for p in (s, *s.children(recursive=True))])
         else:
             ray.init(address=address, runtime_env=_packages(), **common)
     except ConnectionError as error:

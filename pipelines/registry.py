@@ -34,6 +34,7 @@ BUILT_IN = {
     "decide": "filters.decide:Decide",
     "exact_dedup": "filters.exact_dedup:ExactDedup",
     "minhash_dedup": "filters.minhash_dedup:MinhashDedup",
+    "line_dedup": "filters.line_dedup:LineDedup",
     "train_classifier": "filters.train_classifier:TrainClassifier",
     "classify": "filters.classify:Classify",
     "train_tokenizer": "pipelines.train_tokenizer:TrainTokenizer",

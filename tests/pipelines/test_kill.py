@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from toy_runs import (
     SHAPES,
+    alive,
     all_shapes,
     assert_committed_once,
     commits,
@@ -15,6 +19,7 @@ from toy_runs import (
     hashes,
     journal,
     run,
+    wait_for,
     wait_gone,
     write_dag,
 )
@@ -87,3 +92,24 @@ def test_one_worker_writes_the_same_bytes(unbroken: dict, tmp_path: Path) -> Non
     with driver(write_dag(tmp_path, all_shapes()), tmp_path / "run", "--workers", "1") as one:
         assert one.wait() == 0, one.output()
     assert hashes(tmp_path / "run") == unbroken
+
+
+@pytest.mark.parametrize("seconds", (0.3, 1.5))
+def test_driver_killed_while_ray_starts(seconds: float, tmp_path: Path) -> None:
+    """Also what was being started at that moment is gone 10 s later."""
+    config = write_dag(tmp_path, all_shapes())
+    mark = {"TOY_MARK": str(tmp_path)}
+    with driver(config, tmp_path / "run", env=mark) as first:
+        first.until(lambda: any("gcs_server" in p.name() for p in first.family()))
+        time.sleep(seconds)
+        first.kill()
+    wait_for(lambda: not _marked(tmp_path), 10, lambda: f"left behind: {alive(_marked(tmp_path))}")
+
+
+def _marked(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TOY_MARK") == str(folder):
+                found.append(process)
+    return found
