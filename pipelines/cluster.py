@@ -46,7 +46,7 @@ def connect(address: str | None, workers: int | None) -> int:
         _check_reachable(address)
     try:
         if address is None:
-            _reaper = reaper.watch()
+            _reaper = reaper.watch(os.path.dirname(ray.__file__))
             ray.init(
                 address="local",
                 num_cpus=workers or len(os.sched_getaffinity(0)),

@@ -1,4 +1,4 @@
-"""Ends what our local Ray leaves behind when its driver dies: ``python reaper.py FAMILY``.
+"""Ends what our local Ray leaves behind when its driver dies: ``python reaper.py FAMILY RAY``.
 
 Ray's servers and workers die with the driver, but its agents linger for a minute. This process
 watches what descends from the driver, its parent, and waits for the end of its input, which comes
@@ -24,11 +24,11 @@ STARTING_SECONDS = 30  # while Ray starts we look four times a second, later eve
 PATIENCE_SECONDS = 10
 
 
-def watch() -> subprocess.Popen:
-    """Start a reaper for all that this process starts from now on; it acts when its input ends."""
+def watch(ray_folder: str) -> subprocess.Popen:
+    """Start a reaper for the Ray, installed in ``ray_folder``, that this process starts from now on."""
     os.environ[VARIABLE] = family = uuid.uuid4().hex
     # -P: the folder of this file holds names of the standard library, as trace
-    command = [sys.executable, "-P", __file__, family]
+    command = [sys.executable, "-P", __file__, family, ray_folder]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
@@ -52,24 +52,26 @@ def bearers(family: str) -> set[psutil.Process]:
     return found
 
 
-def is_rays(process: psutil.Process) -> bool:
-    """Whether it is one of Ray's: a user's process may have children of its own."""
+def is_rays(process: psutil.Process, ray_folder: str) -> bool:
+    """Whether it is one of Ray's: a driver may have other children, which are not ours to end."""
     with contextlib.suppress(psutil.Error):
-        return any("/ray/" in word or word.startswith("ray::") for word in process.cmdline())
+        return any(ray_folder in word or word.startswith("ray::") for word in process.cmdline())
     return False
 
 
 def main() -> None:
-    family, driver = sys.argv[1], psutil.Process(os.getppid())
+    family, ray_folder = sys.argv[1:]
+    driver = psutil.Process(os.getppid())
     started, seen = time.monotonic(), set[psutil.Process]()
     pause = 0.25
     while not select.select([sys.stdin], [], [], pause)[0]:
-        seen = descendants({driver}) - {driver}
+        # what was seen stays: the driver may die while we look
+        seen = {process for process in seen if process.is_running()} | descendants({driver})
         pause = 0.25 if time.monotonic() - started < STARTING_SECONDS else 2.0
     end, empty = time.monotonic() + PATIENCE_SECONDS, 0
     # twice empty: what was just forked shows itself a moment later
     while empty < 2 and time.monotonic() < end:
-        left = {process for process in descendants(seen | bearers(family)) if is_rays(process)}
+        left = {p for p in descendants(seen | bearers(family)) - {driver} if is_rays(p, ray_folder)}
         empty = 0 if left else empty + 1
         for process in left:
             with contextlib.suppress(psutil.Error):

@@ -35,6 +35,7 @@ BUILT_IN = {
     "exact_dedup": "filters.exact_dedup:ExactDedup",
     "minhash_dedup": "filters.minhash_dedup:MinhashDedup",
     "line_dedup": "filters.line_dedup:LineDedup",
+    "decontaminate": "filters.decontaminate:Decontaminate",
     "train_classifier": "filters.train_classifier:TrainClassifier",
     "classify": "filters.classify:Classify",
     "train_tokenizer": "pipelines.train_tokenizer:TrainTokenizer",
