@@ -94,14 +94,13 @@ def test_one_worker_writes_the_same_bytes(unbroken: dict, tmp_path: Path) -> Non
     assert hashes(tmp_path / "run") == unbroken
 
 
-@pytest.mark.parametrize("seconds", (0.3, 1.5))
-def test_driver_killed_while_ray_starts(seconds: float, tmp_path: Path) -> None:
+def test_driver_killed_while_ray_starts(tmp_path: Path) -> None:
     """Also what was being started at that moment is gone 10 s later."""
     config = write_dag(tmp_path, all_shapes())
     mark = {"TOY_MARK": str(tmp_path)}
     with driver(config, tmp_path / "run", env=mark) as first:
         first.until(lambda: any("gcs_server" in p.name() for p in first.family()))
-        time.sleep(seconds)
+        time.sleep(0.5)
         first.kill()
     wait_for(lambda: not _marked(tmp_path), 10, lambda: f"left behind: {alive(_marked(tmp_path))}")
 
