@@ -32,10 +32,11 @@ class LineDedup:
     show goes, which can break the example that it stands in. Raise ``min_chars``, or work on
     paragraphs, where that matters. The stage does not look at ``split``.
 
-    Memory: about 16 bytes a line of its shard for the first and the last phase beside the texts,
-    50 bytes a (line, document) of its partition for the second, and for the third, which is one
-    item, 60 bytes a (line taken out, shard that it is taken out of): raise ``partitions`` and write
-    larger shards as the corpus grows.
+    Memory, by counting arrays: the first and the last phase take up to 70 bytes for each line of
+    ``min_chars`` or more of their shard, and the last up to three more copies of its texts; the
+    second 60 bytes for each (line, document) of its partition; the third, one item, 80 bytes for
+    each (line, shard that it is taken out of). So raise ``partitions`` as the corpus grows; the
+    third phase sets the limit.
     """
 
     stage: ClassVar[str] = "line_dedup"
@@ -46,7 +47,10 @@ class LineDedup:
     inputs: ClassVar[dict[str, str]] = {"documents": "documents"}
     output: ClassVar[str] = "documents"
     needs: ClassVar[tuple[str, ...]] = ("text",)
-    adds: ClassVar[dict[str, str]] = {"line_dedup_removed": "int32", "line_dedup_removed_chars": "int64"}
+    adds: ClassVar[dict[str, str]] = {
+        "line_dedup_removed": "int32",
+        "line_dedup_removed_chars": "int64",
+    }
     phases: ClassVar[tuple[tuple[str, str], ...]] = (
         ("sign", "shard"),
         ("group", "partition"),
@@ -67,7 +71,7 @@ class LineDedup:
     ignore_case: bool = False
     """Compare letters without their case."""
     ignore_digits: bool = False
-    """Compare all digits as equal, so that "Page 3 of 7" and "Page 12 of 40" differ by length only."""
+    """Compare all digits as equal, each for itself: 2024-01-31 is 2025-12-24, but 9 is not 10."""
     partitions: int = 16
     """Parts the lines are grouped in, each by one work item; does not change the output."""
 
@@ -101,7 +105,9 @@ class LineDedup:
         return survivor.by_partition("p", records, part) or {"p000": records}
 
     def _hashes(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        return unit_hashes(table["text"], self.unit, self.min_chars, self.ignore_case, self.ignore_digits)
+        return unit_hashes(
+            table["text"], self.unit, self.min_chars, self.ignore_case, self.ignore_digits
+        )
 
     def group(self, name: str, tables: list[pa.Table]) -> dict[str, pa.Table]:
         """Lines over the limit, with the last document that keeps them (-1: none), once for each
@@ -139,7 +145,11 @@ class LineDedup:
     def apply(self, shard: int, table: pa.Table, mine: pa.Table | None) -> dict[str, pa.Table]:
         """The shard's rows with texts cut, ``drop_rule`` "boilerplate" and our columns."""
         n = table.num_rows
-        removed, removed_chars, dropped = np.zeros(n, np.int32), np.zeros(n, np.int64), np.zeros(n, bool)
+        removed, removed_chars, dropped = (
+            np.zeros(n, np.int32),
+            np.zeros(n, np.int64),
+            np.zeros(n, bool),
+        )
         if mine is not None and mine.num_rows:
             chosen = self._chosen(shard, table, mine)
             texts, counts = without_units(table["text"], chosen, self.unit, self.min_chars)

@@ -37,6 +37,9 @@ class NgramIndex:
     """The items of each n-gram, rising, one n-gram after the other, int64."""
     slots: np.ndarray
     """Hash table of n-gram numbers, int32 [a power of two], -1 where empty."""
+    bits: np.ndarray
+    """A bit for the lowest bits of each hash, uint64: most words of most texts go no further, and
+    it fits a cache that the table does not."""
 
     @property
     def num_items(self) -> int:
@@ -102,9 +105,17 @@ def _hash_item_ngrams(data, offsets, table, powers, starts, lengths, hashes):
 
 
 @njit(nogil=True, cache=True)
-def _fill_slots(hashes, slots):
+def _has_bit(bits, value):
+    at = value & np.uint64(64 * bits.size - 1)
+    return (bits[np.int64(at >> np.uint64(6))] >> (at & np.uint64(63))) & np.uint64(1)
+
+
+@njit(nogil=True, cache=True)
+def _fill_slots(hashes, slots, bits):
     mask = slots.size - 1
     for number in range(hashes.size):
+        bit = hashes[number] & np.uint64(64 * bits.size - 1)
+        bits[np.int64(bit >> np.uint64(6))] |= np.uint64(1) << (bit & np.uint64(63))
         at = np.int64(hashes[number] & np.uint64(mask))
         while slots[at] != _EMPTY:
             at = (at + 1) & mask
@@ -129,9 +140,10 @@ def build_index(data: np.ndarray, offsets: np.ndarray, ngram: int = 13, min_ngra
     pairs = np.unique(items * max(len(hashes), 1) + number)
     items, ngrams = np.divmod(pairs, max(len(hashes), 1))
     by_ngram = np.argsort(ngrams, kind="stable")
-    # one slot in eight is full: most words of most texts end at an empty one
-    slots = np.full(1 << max(4, (8 * len(hashes) - 1).bit_length()), _EMPTY, np.int32)
-    _fill_slots(hashes, slots)
+    # at least two slots and sixteen bits for each n-gram
+    size = 1 << max(4, (2 * len(hashes) - 1).bit_length())
+    slots, bits = np.full(size, _EMPTY, np.int32), np.zeros(size // 8, np.uint64)
+    _fill_slots(hashes, slots, bits)
     return NgramIndex(
         hashes=hashes,
         words=np.repeat(lengths, np.diff(starts))[first],
@@ -140,11 +152,12 @@ def build_index(data: np.ndarray, offsets: np.ndarray, ngram: int = 13, min_ngra
         ngram_starts=np.searchsorted(ngrams[by_ngram], np.arange(len(hashes) + 1)),
         ngram_items=items[by_ngram],
         slots=slots,
+        bits=bits,
     )
 
 
 @njit(nogil=True, cache=True)
-def _find_ngrams(data, offsets, table, lengths, powers, hashes, slots):
+def _find_ngrams(data, offsets, table, lengths, powers, hashes, slots, bits):
     out, ends, sums = _room(offsets)
     mask = slots.size - 1
     found = np.empty((1024, 3), np.int64)
@@ -160,6 +173,8 @@ def _find_ngrams(data, offsets, table, lengths, powers, hashes, slots):
                 if i + length > num_words:
                     break
                 value = _ngram_hash(sums, i, length, powers[length])
+                if not _has_bit(bits, value):
+                    continue
                 at = np.int64(value & np.uint64(mask))
                 while slots[at] != _EMPTY and hashes[slots[at]] != value:
                     at = (at + 1) & mask
@@ -187,7 +202,9 @@ def find_ngrams(
     if not len(lengths):
         return (np.empty(0, np.int64),) * 3
     powers = _powers(lengths[-1])
-    found = _find_ngrams(data, offsets, character_table(), lengths, powers, index.hashes, index.slots)
+    found = _find_ngrams(
+        data, offsets, character_table(), lengths, powers, index.hashes, index.slots, index.bits
+    )
     text, word, ngram = np.ascontiguousarray(found.T)
     return text, word, ngram
 

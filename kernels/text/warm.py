@@ -8,8 +8,10 @@ import pyarrow as pa
 from kernels.text.bpe import warm_encoder
 from kernels.text.buffers import text_buffers
 from kernels.text.hashing import content_hashes
+from kernels.text.lines import unit_hashes, without_units
 from kernels.text.lsh import cluster_equal, forest_edges, merge_forests
 from kernels.text.minhash import band_hashes, signatures
+from kernels.text.overlap import build_index, find_items, find_ngrams, word_span
 from kernels.text.pii import find_pii
 from kernels.text.statistics import text_statistics
 
@@ -22,10 +24,16 @@ def warm() -> None:
     warm_encoder().encode(column)
     data, offsets = text_buffers(column)
     content_hashes(data, offsets)
+    hashes, _ = unit_hashes(column, "line", 1)
+    without_units(column, np.zeros(len(hashes), bool), "line", 1)
     slots, _ = signatures(data, offsets)
     keys = np.ascontiguousarray(band_hashes(slots, 14, 8)[:, 0])
     parent = cluster_equal(keys, np.arange(len(keys)), len(keys))
     merge_forests(len(keys), [forest_edges(parent)])
+    index = build_index(data, offsets, 2, 1)
+    text, _, ngram = find_ngrams(data, offsets, index)
+    find_items(text, ngram, index, np.diff(index.item_starts), 0.5, 1)
+    word_span(data, offsets, 0, 0, 1)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,12 @@ from kernels.text.overlap import (
 )
 
 # few words, so that n-grams meet; case, punctuation, scripts without spaces and empty texts
-WORDS = st.sampled_from(["a", "b", "A,", "c", "it's", "日", "ก\u200b", "é", "...", "\n", "longer_word_of_many_bytes"])
+WORDS = st.sampled_from(
+    ["a", "b", "A,", "c", "it's", "日", "ก\u200b", "é", "...", "\n", "many_bytes_in_a_word"]
+)
+CHARACTER = st.characters(exclude_categories=["Cs"]) | st.sampled_from("aB \n'-é日ก\u00ad")
 TEXT = st.lists(WORDS, max_size=14).map(" ".join)
+SHARE = st.floats(0.05, 1)
 
 
 def buffers(texts):
@@ -65,7 +69,7 @@ def test_many_ngrams_of_real_length():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(TEXT, min_size=1, max_size=5), st.lists(TEXT, max_size=5), st.floats(0.05, 1), st.integers(1, 3))
+@given(st.lists(TEXT, min_size=1, max_size=5), st.lists(TEXT, max_size=5), SHARE, st.integers(1, 3))
 @example(["a b", "a c", "a a"], ["a b a c"], 0.7, 1)
 def test_items_by_share_and_number(items, texts, min_share, min_ngrams):
     index = build_index(*buffers(items), 2, 1)
@@ -85,7 +89,7 @@ def test_items_by_share_and_number(items, texts, min_share, min_ngrams):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("aB \n'-é日ก\u00ad")), min_size=2))
+@given(st.lists(st.text(CHARACTER), min_size=2))
 @example(["«Ünter», 日本 x", "-- two. --"])
 def test_span_of_words(texts):
     data, offsets = buffers(texts)

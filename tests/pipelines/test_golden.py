@@ -74,6 +74,7 @@ def outcome(folder: Path) -> dict[str, dict]:
 
     make_warc(folder / "pages.warc.gz")
     os.environ["GOLDEN_WARC"] = str(folder / "pages.warc.gz")
+    os.environ["GOLDEN_QUIZ"] = str(HERE / "golden_quiz.txt")
     code, engine = run(HERE / "golden.yaml", folder / "run", [f"store={folder / 'store'}"])
     assert code == 0, [job.error for job in engine.jobs.values() if job.error]
     found = {}
