@@ -82,9 +82,7 @@ class LineDedup:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.keep <= self.max_documents:
-            raise ValueError(
-                f"keep must lie in 0..max_documents ({self.max_documents}), not {self.keep}"
-            )
+            raise ValueError(f"keep must lie in 0..max_documents ({self.max_documents}), not {self.keep}")
         if not 0 <= self.min_remaining <= 1:
             raise ValueError(f"min_remaining must lie in 0..1, not {self.min_remaining}")
         if not 1 <= self.partitions <= 999:
@@ -105,9 +103,7 @@ class LineDedup:
         return survivor.by_partition("p", records, part) or {"p000": records}
 
     def _hashes(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        return unit_hashes(
-            table["text"], self.unit, self.min_chars, self.ignore_case, self.ignore_digits
-        )
+        return unit_hashes(table["text"], self.unit, self.min_chars, self.ignore_case, self.ignore_digits)
 
     def group(self, name: str, tables: list[pa.Table]) -> dict[str, pa.Table]:
         """Lines over the limit, with the last document that keeps them (-1: none), once for each
@@ -134,9 +130,7 @@ class LineDedup:
         """For each shard, the lines to take out of it, sorted by hash."""
         shared = pa.concat_tables([_SHARED.empty_table(), *tables])
         shared = shared.take(np.lexsort((shared["hash"].to_numpy(), shared["shard"].to_numpy())))
-        shards, starts, sizes = np.unique(
-            shared["shard"].to_numpy(), return_index=True, return_counts=True
-        )
+        shards, starts, sizes = np.unique(shared["shard"].to_numpy(), return_index=True, return_counts=True)
         return {
             f"{shard:05d}": shared.slice(start, size).drop(["shard"])
             for shard, start, size in zip(shards, starts, sizes, strict=True)

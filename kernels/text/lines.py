@@ -244,16 +244,10 @@ def reference_hash(normalized: str) -> int:
 
 def reference_without(text: str, units: list[tuple[int, int]], stays: list[bool]) -> str:
     """What :func:`without_units` makes of a text, given its units and which of them stay."""
-    gaps = [
-        text[a:b] for a, b in zip([0, *(e for _, e in units)], [s for s, _ in units], strict=False)
-    ]
+    gaps = [text[a:b] for a, b in zip([0, *(e for _, e in units)], [s for s, _ in units], strict=False)]
     kept = [k for k, stay in enumerate(stays) if stay]
     out = ""
     for before, k in zip([None, *kept], kept, strict=False):
-        out += (
-            gaps[0]
-            if before is None
-            else max(gaps[before + 1 : k + 1], key=lambda gap: len(gap.encode()))
-        )
+        out += gaps[0] if before is None else max(gaps[before + 1 : k + 1], key=lambda gap: len(gap.encode()))
         out += text[units[k][0] : units[k][1]]
     return out + text[units[-1][1] if units else 0 :]

@@ -43,8 +43,7 @@ def expected(stage, shards):
     rows = []
     for number, (text, units) in enumerate(documents):
         stays = [
-            len(seen.get(line, ())) <= stage.max_documents
-            or number in list(seen[line])[: stage.keep]
+            len(seen.get(line, ())) <= stage.max_documents or number in list(seen[line])[: stage.keep]
             for *_, line in units
         ]
         left = reference_without(text, [(s, e) for s, e, _ in units], stays)
@@ -66,9 +65,7 @@ def test_the_first_documents_keep_what_many_share():
     shards = [
         shard([f"{NOTICE}\n\n{bodies[0]}\n{NOTICE}\n", bodies[1]]),
         shard([]),
-        shard(
-            [f"  {NOTICE}  \n\n{bodies[2]}\n\n{FOOTER}", f"{bodies[3]}\n{NOTICE}\n{FOOTER}", NOTICE]
-        ),
+        shard([f"  {NOTICE}  \n\n{bodies[2]}\n\n{FOOTER}", f"{bodies[3]}\n{NOTICE}\n{FOOTER}", NOTICE]),
     ]
     first, empty, last = run(LineDedup(max_documents=2), shards)
     # the first holds it twice, which is one document; the footer stands in two only

@@ -25,9 +25,7 @@ UNITS = ("line", "paragraph")
 
 def eligible(text, unit, min_chars, **ignore):
     """Of each unit of a text: its bounds, its normalized text, whether it is long enough."""
-    found = [
-        (s, e, reference_normalized(text[s:e], **ignore)) for s, e in reference_units(text, unit)
-    ]
+    found = [(s, e, reference_normalized(text[s:e], **ignore)) for s, e in reference_units(text, unit)]
     return [(s, e, t, len(t) >= min_chars) for s, e, t in found]
 
 
@@ -36,9 +34,7 @@ def assert_contract(texts, unit, min_chars, case, digits, draw):
     column = pa.array(texts, pa.large_string())
     hashes, rows = unit_hashes(column, unit, min_chars, **ignore)
     units = [eligible(text, unit, min_chars, **ignore) for text in texts]
-    expected = [
-        (reference_hash(t), k) for k, found in enumerate(units) for _, _, t, long in found if long
-    ]
+    expected = [(reference_hash(t), k) for k, found in enumerate(units) for _, _, t, long in found if long]
     assert list(zip(hashes.tolist(), rows.tolist(), strict=True)) == expected
     chosen = np.array([draw(st.booleans()) for _ in expected], bool)
     got, counts = without_units(column, chosen, unit, min_chars)
@@ -66,9 +62,7 @@ def test_equals_the_reference_on_arbitrary_unicode(texts, unit, min_chars, case,
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.sampled_from(["a", "bc", "\n", "\n\n", " \n"]), max_size=30).map("".join), st.data()
-)
+@given(st.lists(st.sampled_from(["a", "bc", "\n", "\n\n", " \n"]), max_size=30).map("".join), st.data())
 @example("", None)
 @example("\n\n", None)
 def test_equals_the_reference_on_few_characters(text, data):
