@@ -19,9 +19,9 @@ $(VENV)/installed: pyproject.toml tools/install.sh
 	PYTHON="$(PYTHON)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install.sh $(VENV) .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
+$(VENV)/installed-dev: pyproject.toml tools/install.sh
 	PYTHON="$(PYTHON)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install.sh $(VENV) '.[dev,cpu,trafilatura]'
-	touch $@
+	touch $(VENV)/installed $@
 
 quickstart: install        ## the whole main job on real pages, crawl to trained model
 	$(BIN)/corpusmill quickstart

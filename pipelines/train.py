@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import yaml
 
 ENGINE_KEYS = ("data", "output", "tokenizer", "seed", "device")
-KEPT = ("metrics.jsonl", "report.json")
+CLOCKS = ("tokens_per_s", "data_wait")
 CHILD = "pipelines.child"
 
 
@@ -26,7 +26,8 @@ class Train:
     """Pretrain a Sigma on token shards; held-out loss, checkpoints, a Hugging Face model folder.
 
     Runs ``python -m sigma_model.training`` with the config given here; a killed run goes on from its
-    last checkpoint. The artifact holds model/, metrics.jsonl and report.json.
+    last checkpoint. The artifact holds model/ and metrics.jsonl without
+    clocks, so that the same training gives the same bytes; speeds stand in the manifest's report.
     """
 
     stage: ClassVar[str] = "train"
@@ -95,9 +96,16 @@ class Train:
         path.write_text(yaml.safe_dump(values))
         _run_training(path, progress)
         shutil.copytree(work / "model", out / "model")
-        for name in KEPT:
-            shutil.copy(work / name, out / name)
+        _copy_without_clocks(work / "metrics.jsonl", out / "metrics.jsonl")
         return json.loads((work / "report.json").read_text())
+
+
+def _copy_without_clocks(source: Path, target: Path) -> None:
+    with open(source) as lines, open(target, "w") as out:
+        for line in lines:
+            row = {key: value for key, value in json.loads(line).items() if key not in CLOCKS}
+            if "note" not in row:  # of a resume
+                out.write(json.dumps(row) + "\n")
 
 
 def _run_training(config: Path, progress: Callable[[str], None]) -> None:
