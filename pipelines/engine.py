@@ -84,10 +84,11 @@ class Engine:
                 self._catch_signals()  # Ray has put its own handler of SIGTERM in the place of ours
             last_beat = 0.0
             while self._step():
-                if time.monotonic() - last_beat > 2:
+                # not after every item: the page goes through all that is committed
+                if time.monotonic() - last_beat > TICK_SECONDS:
                     lease.beat()
+                    self._publish("running")
                     last_beat = time.monotonic()
-                self._publish("running")
             code = self._exit_code()
         except OSError as error:
             if not is_full(error):
@@ -433,6 +434,8 @@ class Engine:
             partial.write_text(json.dumps(status))
             os.replace(partial, self.run_folder / "status.json")
         except OSError as error:
+            if not is_full(error):
+                raise
             raise DiskFull(error.errno, f"no room left in {self.run_folder}") from error
         if self.show is not None:
             self.show.update(status)

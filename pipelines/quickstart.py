@@ -57,10 +57,12 @@ def quickstart(folder: Path, pages: int | None, console: Console) -> int:
 
 def _ports(folder: Path) -> list[int]:
     """The ports of the sites: kept with the run, so that going on with it finds the same URLs."""
+    from pipelines.sites import free_port
+
     note = folder / "sites.json"
     if note.exists():
         return json.loads(note.read_text())
-    ports = [port if _is_free(port) else _any_free() for port in PORTS]
+    ports = [port if _is_free(port) else free_port() for port in PORTS]
     note.write_text(json.dumps(ports))
     return ports
 
@@ -73,12 +75,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _any_free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _say_what_next(folder: Path, console: Console, seconds: float) -> None:

@@ -57,7 +57,7 @@ def serve(pydoc_port: int = 0, packages_port: int = 0) -> Iterator[Sites]:
     Port 0: any free one. A fixed port keeps the seeds, and so the fingerprint of a crawl, the same.
     Raises RuntimeError when a site does not start.
     """
-    pydoc_port, packages_port = pydoc_port or _free_port(), packages_port or _free_port()
+    pydoc_port, packages_port = pydoc_port or free_port(), packages_port or free_port()
     sites = Sites(f"http://127.0.0.1:{pydoc_port}/", f"http://127.0.0.1:{packages_port}/")
     with tempfile.TemporaryDirectory(prefix="corpusmill-sites-") as scratch:
         children: list[subprocess.Popen[bytes]] = []
@@ -88,7 +88,8 @@ def documents() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

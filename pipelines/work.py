@@ -126,7 +126,7 @@ class Rows:
     steps: list[dict] = field(default_factory=list)
 
     def split(
-        self, node: str, table: pa.Table, origin: np.ndarray, seconds: float, before: int
+        self, node: str, table: pa.Table, origin: np.ndarray, seconds: float
     ) -> tuple[pa.Table, np.ndarray]:
         """Take the verdict columns off: the rows that stay, and where in the shard they came from."""
         size = table.num_rows
@@ -148,7 +148,7 @@ class Rows:
         self.steps.append(
             {
                 "node": node,
-                "rows_in": before,
+                "rows_in": size,
                 "rows_out": int(stays.sum()),
                 "dropped": {str(r): int(c) for r, c in zip(rules, counts, strict=True)},
                 "would_drop": _would_drop(table),
@@ -259,7 +259,7 @@ def _annotate(
             f"stage {step.stage!r} returned {out.num_rows} rows for {table.num_rows}: a map stage keeps"
             " every row and marks those to go in drop_rule"
         )
-    return rows.split(node, out, origin, time.monotonic() - started, table.num_rows)
+    return rows.split(node, out, origin, time.monotonic() - started)
 
 
 def _run_refilter(task: Task) -> Commit:
@@ -312,8 +312,7 @@ def _run_expand(task: Task) -> Commit:
             f" are accounted for (first missing: {missing})"
         )
     rows = Rows(task, rows_in)
-    before = out.num_rows
-    table, _ = rows.split(node, out.drop_columns(["parent_row"]), parent, time.monotonic() - started, before)
+    table, _ = rows.split(node, out.drop_columns(["parent_row"]), parent, time.monotonic() - started)
     rows.steps[0]["rows_in"] = rows_in
     return rows.write(table)
 
@@ -349,7 +348,7 @@ def _commit_part(task: Task, name: str, part: pa.Table | Path, started: float) -
     mine = Commit(item=name, key=key, files=[])
     if isinstance(part, pa.Table):
         rows = Rows(Task(**{**task.__dict__, "item": {"item": name, "key": key}}), part.num_rows)
-        table, _ = rows.split(task.unit, part, np.arange(part.num_rows), 0.0, part.num_rows)
+        table, _ = rows.split(task.unit, part, np.arange(part.num_rows), 0.0)
         mine = rows.write(table)
     else:
         from pipelines.warc import count_records
@@ -394,7 +393,7 @@ def _run_shuffle(task: Task) -> Commit:
             " keeps every row and marks those to go in drop_rule"
         )
     seconds = time.monotonic() - started
-    table, _ = rows.split(node, out[""], np.arange(shard.num_rows), seconds, shard.num_rows)
+    table, _ = rows.split(node, out[""], np.arange(shard.num_rows), seconds)
     return rows.write(table)
 
 
