@@ -1,6 +1,6 @@
 """Peers in environments of their own, and processes that run them or us on chosen cores.
 
-An environment lies in ``.peers/<name>/`` of the checkout and is made when it is first used. A script
+An environment lies in ``.peers/<name>/`` of the checkout and is made when it is first used. A module
 ends with ``serve(load=load, sign=sign)`` and answers one question after another, so that engines
 take turns while each keeps what it loaded and compiled. Only the standard library is imported here:
 this file also runs inside the peers' environments.
@@ -56,24 +56,26 @@ class Answer:
 
 
 class Process:
-    """A script that answers questions, on these cores alone, with as many threads as cores.
+    """A module that answers questions, on these cores alone, with as many threads as cores.
 
-    ``environment`` is a peers' environment, or None for our own Python. ``variables`` are set in the
-    process' environment. Use it as a context manager: leaving it ends the process.
+    ``module`` is its dotted name and, after spaces, its arguments. ``environment`` is a peers'
+    environment, or None for our own Python. ``variables`` are set in the process' environment. Use it
+    as a context manager: leaving it ends the process.
     """
 
     def __init__(
         self,
-        script: Path,
+        module: str,
         environment: str | None = None,
         cores: Sequence[int] = (0,),
         variables: dict[str, str] | None = None,
     ) -> None:
-        self.script = script
+        self.module = module
         python = sys.executable if environment is None else str(python_of(environment))
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._child = subprocess.Popen(
-            ["taskset", "-c", ",".join(map(str, cores)), python, str(script)],
+            ["taskset", "-c", ",".join(map(str, cores)), python, "-m", *module.split()],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -88,7 +90,10 @@ class Process:
         )
 
     def ask(self, question: str, **arguments: object) -> Answer:
-        """Call the function that the script serves under this name. Raises RuntimeError if it fails."""
+        """Call the function that the module serves under this name; arguments and value are JSON.
+
+        Raises RuntimeError, with the end of what the process logged, if it fails.
+        """
         try:
             self._child.stdin.write(json.dumps({"question": question, "arguments": arguments}) + "\n")
             self._child.stdin.flush()
@@ -99,7 +104,7 @@ class Process:
         if "error" in answer:
             self._log.seek(0)
             log = self._log.read()[-2000:]
-            raise RuntimeError(f"{self.script.name}, {question}: {answer['error']}\n{log}")
+            raise RuntimeError(f"{self.module}, {question}: {answer['error']}\n{log}")
         return Answer(**answer)
 
     def __enter__(self) -> Process:
