@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -80,6 +81,10 @@ def run_item(task: Task) -> dict:
     started = time.monotonic()
     try:
         check_house()
+        if "kernels.text.buffers" in sys.modules:  # this item's stage uses text kernels
+            from kernels.text.cache import warm_once
+
+            warm_once()
         done = read_commit(task.folder, task.item["item"])
         if done is None:
             commit = _SHAPES[task.shape](task)
