@@ -259,18 +259,32 @@ def _band_signatures(data, offsets, ngram, table, multipliers, addends, rows, ou
         num_shingles[d], scratch = _sign(
             data, offsets[d], offsets[d + 1], ngram, table, multipliers, addends, scratch, slots
         )
-        for band in range(out.shape[1]):
-            out[d, band] = _band_hash(slots, band, rows)
+        for band in range(out.shape[0]):
+            out[band, d] = _band_hash(slots, band, rows)
 
 
 def band_signatures(
-    data: np.ndarray, offsets: np.ndarray, bands: int = 14, rows: int = 8, ngram: int = 5, seed: int = 1
+    data: np.ndarray,
+    offsets: np.ndarray,
+    bands: int = 14,
+    rows: int = 8,
+    ngram: int = 5,
+    seed: int = 1,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(:func:`band_hashes` uint64 [n, bands] of the texts' :func:`signatures`, their shingles int64
-    [n]), without the signatures: 8 bytes a band and text instead of 4 a slot besides."""
+    """(hashes uint64 [bands, n], shingles of each text int64 [n], 0 where it has no words).
+
+    The hashes are :func:`band_hashes` of :func:`signatures`, band by band as
+    :func:`kernels.text.lsh.cluster_bands` reads them; the signatures themselves are never all
+    there. They go to ``out`` where it is given, so threads that sign ranges of the rows,
+    ``offsets[low : high + 1]`` each, fill one array by its slices ``[:, low:high]``.
+    """
     _check(bands * rows, ngram)
     n = len(offsets) - 1
-    out = np.empty((n, bands), np.uint64)
+    if out is None:
+        out = np.empty((bands, n), np.uint64)
+    elif out.shape != (bands, n) or out.dtype != np.uint64:
+        raise ValueError(f"out is {out.dtype} {out.shape}, not uint64 {(bands, n)}")
     num_shingles = np.empty(n, np.int64)
     a, b = _padded_permutations(bands * rows, seed)
     _band_signatures(data, offsets, ngram, character_table(), a, b, rows, out, num_shingles)

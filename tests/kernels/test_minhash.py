@@ -163,8 +163,15 @@ def test_band_signatures_are_the_bands_of_signatures(texts, bands, rows):
     data, offsets = buffers(texts)
     slots, num_shingles = signatures(data, offsets, bands * rows, ngram=2, seed=3)
     hashes, counts = band_signatures(data, offsets, bands, rows, ngram=2, seed=3)
-    assert (hashes == band_hashes(slots, bands, rows)).all()
+    assert (hashes == band_hashes(slots, bands, rows).T).all()
     assert (counts == num_shingles).all()
+    # two ranges of rows into one array
+    out, middle = np.zeros_like(hashes), len(texts) // 2
+    for low, high in ((0, middle), (middle, len(texts))):
+        band_signatures(data, offsets[low : high + 1], bands, rows, 2, 3, out[:, low:high])
+    assert (out == hashes).all()
+    with pytest.raises(ValueError, match="out is uint64 .*, not uint64"):
+        band_signatures(data, offsets, bands + 1, rows, out=out)
 
 
 def test_sliced_and_chunked_columns():
