@@ -83,19 +83,24 @@ def _unite_equal(keys, documents, part_keys, part_documents, parent):
     # (key, stamp of the part | first document) side by side, one cache line to touch; stamps rise,
     # so that what an earlier part wrote counts as free
     table = np.zeros((1 << size_bits, 2), np.uint64)
+    # united when the part is done: the cache misses of one union then overlap those of the next
+    pairs = np.empty((largest, 2), part_documents.dtype)
     for part in range(1 << part_bits):
         stamp = np.uint64(part + 1) << _DOCUMENT_BITS
+        num_pairs = np.int64(0)
         for i in range(starts[part], starts[part + 1]):
             key = part_keys[i]
             slot = np.int64(key << np.uint64(part_bits) >> np.uint64(64 - size_bits))
             while table[slot, 1] >= stamp and table[slot, 0] != key:
                 slot = (slot + 1) & mask
             if table[slot, 1] >= stamp:
-                first = np.int64(table[slot, 1] & _DOCUMENT_MASK)
-                _union(parent, first, np.int64(part_documents[i]))
+                pairs[num_pairs, 0] = table[slot, 1] & _DOCUMENT_MASK
+                pairs[num_pairs, 1] = part_documents[i]
+                num_pairs += 1
             else:
                 table[slot, 0] = key
                 table[slot, 1] = stamp | np.uint64(part_documents[i])
+        _union_pairs(parent, pairs[:num_pairs, 0], pairs[:num_pairs, 1])
 
 
 def _singletons(num_documents: int) -> np.ndarray:
