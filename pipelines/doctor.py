@@ -9,7 +9,6 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 from rich.console import Console
