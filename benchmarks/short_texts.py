@@ -19,6 +19,7 @@ from benchmarks.corpora import CACHE, progress, texts
 from kernels.text.buffers import text_buffers
 from kernels.text.hashing import GOLDEN, MIX_A, MIX_B
 
+MAX_EDITS = 4
 # texts that the cuts are taken from, about 90 MB
 _TEXTS = 20_000
 # longer words are left out, so that a document's size has a bound
@@ -127,7 +128,7 @@ def _write_hex(value, digits, out, at):
 
 @njit(cache=True)
 def _write_documents(data, starts, ends, seed, first_row, ids, out, offsets, source_row, edits):
-    replaced = np.empty(4, np.int64)
+    replaced = np.empty(MAX_EDITS, np.int64)
     at = np.int64(0)
     for d in range(source_row.size):
         row = first_row + d
@@ -136,7 +137,7 @@ def _write_documents(data, starts, ends, seed, first_row, ids, out, offsets, sou
             source = _below(seed, source, 1, source)
         source_row[d] = source if source != row else -1
         num_words = 60 + _below(seed, source, 2, 61)
-        edits[d] = 1 + _below(seed, row, 3, 4) if source != row else 0
+        edits[d] = 1 + _below(seed, row, 3, MAX_EDITS) if source != row else 0
         replaced[:] = -1
         for k in range(edits[d]):
             # the next place that is free

@@ -1,4 +1,4 @@
-"""Ours: kernels.text.minhash over Arrow's buffers; each thread signs other documents."""
+"""Ours: texts to signatures to band hashes, over Arrow's buffers; each thread signs other documents."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.curation.engines.common import BANDS, NGRAM, ROWS, SLOTS
+from benchmarks.curation.engines.common import BANDS, NGRAM, ROWS
 from benchmarks.peers import serve
 from kernels.text.buffers import text_buffers
-from kernels.text.minhash import band_hashes, signatures
+from kernels.text.minhash import band_signatures
 
 # texts that a thread takes at a time
 _BATCH = 500
@@ -44,8 +44,8 @@ def pairs(file: str, rows: int) -> int:
 
 
 def _bands(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    slots, _ = signatures(*text_buffers(column), SLOTS, NGRAM)
-    return band_hashes(slots, BANDS, ROWS)
+    hashes, _ = band_signatures(*text_buffers(column), BANDS, ROWS, NGRAM)
+    return hashes
 
 
 def _each(work, items: Iterable, threads: int) -> list[np.ndarray]:
