@@ -22,6 +22,7 @@ NODE_KEYS = ("stage", "input", "inputs", "materialize", "keep_dropped", "max_qua
 # One line a stage: name -> module:class. Loaded only when used, so that the command line starts fast.
 BUILT_IN = {
     "read_warc": "pipelines.crawl.stage:ReadWarc",
+    "read_parquet": "pipelines.read_parquet:ReadParquet",
     "crawl": "pipelines.crawl.stage:Crawl",
     "extract": "pipelines.extract.stage:Extract",
     "url_rules": "filters.url:UrlRules",

@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.registry import BUILT_IN
@@ -74,6 +76,9 @@ def outcome(folder: Path) -> dict[str, dict]:
 
     make_warc(folder / "pages.warc.gz")
     os.environ["GOLDEN_WARC"] = str(folder / "pages.warc.gz")
+    rows = {"id": [str(n) for n in range(20)], "text": [f"text {n}" for n in range(20)]}
+    pq.write_table(pa.table(rows), folder / "texts.parquet", row_group_size=5)
+    os.environ["GOLDEN_PARQUET"] = str(folder / "texts.parquet")
     os.environ["GOLDEN_QUIZ"] = str(HERE / "golden_quiz.txt")
     code, engine = run(HERE / "golden.yaml", folder / "run", [f"store={folder / 'store'}"])
     assert code == 0, [job.error for job in engine.jobs.values() if job.error]
