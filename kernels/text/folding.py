@@ -282,7 +282,7 @@ def hash_words(out, ends, num_words, hashes, long_words):
         end = np.int64(ends[w])
         length = end - at
         value = np.uint64(length) * GOLDEN
-        value = (value ^ (load64(out, at) & _TAIL_MASKS[min(length, 8)])) * MIX_A
+        value = (value ^ (load64(out, at) & _TAIL_MASKS[length if length < 8 else 8])) * MIX_A
         hashes[w] = value ^ (value >> np.uint64(29))
         long_words[num_long] = w
         num_long += np.int64(length > 8)

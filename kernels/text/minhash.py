@@ -36,12 +36,11 @@ from kernels.text.hashing import GOLDEN, MIX_A, MIX_B
 from kernels.text.simd import BLOCKS
 
 EMPTY_SLOT = 0xFFFFFFFF
-CHUNK = 8192  # bytes of text at a time: what is made of them stays in the first-level cache
+CHUNK = 16_384  # bytes of text at a time: what is made of them stays in the second-level cache
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 
-# slots in a vector, vectors in registers beside their multipliers and addends, shingles in a turn:
-# of 32 registers of 16 lanes, or 16 registers of 8
-_LANES, _VECTORS, _UNROLL = (16, 7, 2) if BLOCKS else (8, 4, 2)
+# of 512 or 256 bits: LLVM by itself takes 256 even where 512 are faster
+_LANES = 16 if BLOCKS else 8
 
 
 @cache
@@ -80,94 +79,53 @@ def _hash_shingles(hashes, count, ngram, values, shingles):
         shingles[i] = np.uint32(shingle ^ (shingle >> np.uint32(16)))
 
 
-def _slot_update(vectors: int):
-    """An intrinsic that brings ``vectors`` x _LANES slots up to date with shingles, the slots in
-    registers all the while: LLVM keeps them there only when it is told."""
-    lanes = ir.VectorType(ir.IntType(32), _LANES)
-    i64 = ir.IntType(64)
+@intrinsic
+def _lower_slots(_context, shingles, _count, multipliers, addends, slots, _first):
+    """Bring the _LANES slots from ``first`` on down to what ``count`` >= 1 shingles map to."""
+    i32, i64 = ir.IntType(32), ir.IntType(64)
+    lanes = ir.VectorType(i32, _LANES)
+    zeros = ir.Constant(lanes, [0] * _LANES)
+    undefined = ir.Constant(lanes, ir.Undefined)
 
-    @intrinsic
-    def update(_context, shingles, _count, multipliers, addends, slots, _first):
-        """The slots from ``first`` on; ``count`` is a multiple of _UNROLL."""
+    def code(context, builder, signature, args):
+        def vector_at(argument):
+            data = make_array(signature.args[argument])(context, builder, args[argument]).data
+            return builder.bitcast(builder.gep(data, [args[5]]), lanes.as_pointer())
 
-        def code(context, builder, signature, args):
-            def vector_at(argument, number):
-                data = make_array(signature.args[argument])(context, builder, args[argument]).data
-                index = builder.add(args[5], ir.Constant(i64, number * _LANES))
-                return builder.bitcast(builder.gep(data, [index]), lanes.as_pointer())
+        a, b, before = (builder.load(vector_at(argument)) for argument in (2, 3, 4))
+        for load in (a, b, before):
+            load.align = 4
+        minimum = get_or_insert_function(
+            builder.module, ir.FunctionType(lanes, [lanes, lanes]), f"llvm.umin.v{_LANES}i32"
+        )
+        shingle_at = make_array(signature.args[0])(context, builder, args[0]).data
+        entry, loop = builder.block, builder.append_basic_block("shingles")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        index, lowest = builder.phi(i64), builder.phi(lanes)
+        shingle = builder.load(builder.gep(shingle_at, [index]))
+        shingle = builder.insert_element(undefined, shingle, ir.Constant(i32, 0))
+        shingle = builder.shuffle_vector(shingle, undefined, zeros)
+        lower = builder.call(minimum, [lowest, builder.add(builder.mul(a, shingle), b)])
+        following = builder.add(index, ir.Constant(i64, 1))
+        for phi, first, then in ((index, ir.Constant(i64, 0), following), (lowest, before, lower)):
+            phi.add_incoming(first, entry)
+            phi.add_incoming(then, loop)
+        after = builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", following, args[1]), loop, after)
+        builder.position_at_end(after)
+        builder.store(lower, vector_at(4)).align = 4
+        return context.get_dummy_value()
 
-            def load(argument, number):
-                value = builder.load(vector_at(argument, number))
-                value.align = 4
-                return value
-
-            numbers = range(vectors)
-            a, b, lowest = ([load(argument, k) for k in numbers] for argument in (2, 3, 4))
-            shingle_at = make_array(signature.args[0])(context, builder, args[0]).data
-            minimum = get_or_insert_function(
-                builder.module, ir.FunctionType(lanes, [lanes, lanes]), f"llvm.umin.v{_LANES}i32"
-            )
-            undefined = ir.Constant(lanes, ir.Undefined)
-            before = builder.block
-            loop = builder.append_basic_block("shingles")
-            after = builder.append_basic_block("slots")
-            some = builder.icmp_signed(">", args[1], ir.Constant(i64, 0))
-            builder.cbranch(some, loop, after)
-
-            builder.position_at_end(loop)
-            index = builder.phi(i64)
-            index.add_incoming(ir.Constant(i64, 0), before)
-            carried = [builder.phi(lanes) for _ in numbers]
-            for phi, value in zip(carried, lowest, strict=True):
-                phi.add_incoming(value, before)
-            updated = list(carried)
-            for step in range(_UNROLL):
-                at = builder.add(index, ir.Constant(i64, step))
-                shingle = builder.load(builder.gep(shingle_at, [at]))
-                first_lane = builder.insert_element(undefined, shingle, ir.Constant(ir.IntType(32), 0))
-                shingle = builder.shuffle_vector(first_lane, undefined, ir.Constant(lanes, [0] * _LANES))
-                for k in numbers:
-                    mapped = builder.add(builder.mul(a[k], shingle), b[k])
-                    updated[k] = builder.call(minimum, [updated[k], mapped])
-            following = builder.add(index, ir.Constant(i64, _UNROLL))
-            index.add_incoming(following, loop)
-            for phi, value in zip(carried, updated, strict=True):
-                phi.add_incoming(value, loop)
-            builder.cbranch(builder.icmp_signed("<", following, args[1]), loop, after)
-
-            builder.position_at_end(after)
-            for k in numbers:
-                result = builder.phi(lanes)
-                result.add_incoming(lowest[k], before)
-                result.add_incoming(updated[k], loop)
-                lowest[k] = result
-            for k in numbers:
-                builder.store(lowest[k], vector_at(4, k)).align = 4
-            return context.get_dummy_value()
-
-        return types.void(shingles, types.int64, multipliers, addends, slots, types.int64), code
-
-    return update
-
-
-_update_vectors = _slot_update(_VECTORS)
-_update_vector = _slot_update(1)
+    return types.void(shingles, types.int64, multipliers, addends, slots, types.int64), code
 
 
 @njit(nogil=True, cache=True)
 def _update_slots(shingles, count, multipliers, addends, slots):
-    """Slots, multipliers and addends are whole vectors; ``shingles`` has room for _UNROLL more."""
-    # a shingle that comes twice changes nothing
-    while count % _UNROLL:
-        shingles[count] = shingles[count - 1]
-        count += 1
-    first = np.int64(0)
-    while first + _VECTORS * _LANES <= slots.size:
-        _update_vectors(shingles, count, multipliers, addends, slots, first)
-        first += _VECTORS * _LANES
-    while first < slots.size:
-        _update_vector(shingles, count, multipliers, addends, slots, first)
-        first += _LANES
+    # one vector of slots after the other, all shingles for each: they are in the cache, and the
+    # multiplication is what takes the time
+    for first in range(0, slots.size, _LANES):
+        _lower_slots(shingles, count, multipliers, addends, slots, first)
 
 
 @njit(nogil=True, cache=True)
@@ -301,18 +259,32 @@ def _band_signatures(data, offsets, ngram, table, multipliers, addends, rows, ou
         num_shingles[d], scratch = _sign(
             data, offsets[d], offsets[d + 1], ngram, table, multipliers, addends, scratch, slots
         )
-        for band in range(out.shape[1]):
-            out[d, band] = _band_hash(slots, band, rows)
+        for band in range(out.shape[0]):
+            out[band, d] = _band_hash(slots, band, rows)
 
 
 def band_signatures(
-    data: np.ndarray, offsets: np.ndarray, bands: int = 14, rows: int = 8, ngram: int = 5, seed: int = 1
+    data: np.ndarray,
+    offsets: np.ndarray,
+    bands: int = 14,
+    rows: int = 8,
+    ngram: int = 5,
+    seed: int = 1,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(:func:`band_hashes` uint64 [n, bands] of the texts' :func:`signatures`, their shingles int64
-    [n]), without the signatures: 8 bytes a band and text instead of 4 a slot besides."""
+    """(hashes uint64 [bands, n], shingles of each text int64 [n], 0 where it has no words).
+
+    The hashes are :func:`band_hashes` of :func:`signatures`, band by band as
+    :func:`kernels.text.lsh.cluster_bands` reads them; the signatures themselves are never all
+    there. They go to ``out`` where it is given, so threads that sign ranges of the rows,
+    ``offsets[low : high + 1]`` each, fill one array by its slices ``[:, low:high]``.
+    """
     _check(bands * rows, ngram)
     n = len(offsets) - 1
-    out = np.empty((n, bands), np.uint64)
+    if out is None:
+        out = np.empty((bands, n), np.uint64)
+    elif out.shape != (bands, n) or out.dtype != np.uint64:
+        raise ValueError(f"out is {out.dtype} {out.shape}, not uint64 {(bands, n)}")
     num_shingles = np.empty(n, np.int64)
     a, b = _padded_permutations(bands * rows, seed)
     _band_signatures(data, offsets, ngram, character_table(), a, b, rows, out, num_shingles)
