@@ -37,8 +37,8 @@ lint: install-dev        ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-curation: install-dev    ## curation beside its peers, about an hour; WCXB=PATH adds real web pages
-	PYTHONPATH=. $(BIN)/python -m benchmarks.curation $(if $(WCXB),--wcxb $(WCXB))
+bench-curation: install-dev    ## curation beside its peers, over an hour; WCXB=PATH adds real web pages
+	PYTHONPATH=. $(BIN)/python -m benchmarks.curation --growth $(if $(WCXB),--wcxb $(WCXB))
 
 clean:       ## remove the environments and what the quickstart and benchmarks made
 	rm -rf $(VENV) .peers .corpora quickstart

@@ -30,15 +30,21 @@ _ROW_GROUP = 2_000
 _CHUNK = 10 * _ROW_GROUP
 _ID_DIGITS = 32
 _SCHEMA = pa.schema(
-    [("id", pa.string()), ("text", pa.large_string()), ("source_row", pa.int64()), ("edits", pa.int64())]
+    [
+        ("id", pa.string()),
+        ("row", pa.int64()),
+        ("text", pa.large_string()),
+        ("source_row", pa.int64()),
+        ("edits", pa.int64()),
+    ]
 )
 
 
 def short_texts(n: int, seed: int = 1) -> Path:
     """A zstd Parquet file of ``n`` documents, about 640 bytes of text each; kept for the next time.
 
-    Columns: id, text, source_row (the document that this one copies, -1 for an original), edits (how
-    many of its words were replaced).
+    Columns: id, row (its number), text, source_row (the document that this one copies, -1 for an
+    original), edits (how many of its words were replaced).
     """
     file = CACHE / f"short-{n}-{seed}.parquet"
     if file.exists():
@@ -67,6 +73,7 @@ def _documents(data, starts, ends, seed: int, row: int, count: int) -> pa.Table:
     text = [None, pa.py_buffer(offsets), pa.py_buffer(out)]
     columns = [
         pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(id_offsets), pa.py_buffer(ids)]),
+        pa.array(np.arange(row, row + count)),
         pa.Array.from_buffers(pa.large_string(), count, text),
         pa.array(source_row),
         pa.array(edits),

@@ -1,4 +1,4 @@
-"""Every benchmark of this folder, one after the other: ``python -m benchmarks.curation [--wcxb PATH]``.
+"""Every benchmark of this folder, one after the other: ``python -m benchmarks.curation [--wcxb PATH] [--growth]``.
 
 Each module here that has a ``main`` is run in a process of its own, in order of name; arguments go to
 those that know them. One that fails does not stop the others.
@@ -30,13 +30,17 @@ def questions() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--wcxb", type=Path, help="Parquet file of WCXB pages, for those that use it")
+    parser.add_argument("--growth", action="store_true", help="10^7 documents as well: 7 GB of disk")
     chosen = parser.parse_args()
     failed = []
     for question in questions():
         print(f"\n== {question}", flush=True)
         command = [sys.executable, "-m", f"benchmarks.curation.{question}"]
-        if chosen.wcxb and '"--wcxb"' in (FOLDER / f"{question}.py").read_text():
+        source = (FOLDER / f"{question}.py").read_text()
+        if chosen.wcxb and '"--wcxb"' in source:
             command += ["--wcxb", str(chosen.wcxb)]
+        if chosen.growth and '"--growth"' in source:
+            command.append("--growth")
         if subprocess.run(command).returncode:
             failed.append(question)
     if failed:

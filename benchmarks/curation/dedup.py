@@ -89,7 +89,7 @@ def bare(
     return best, kept, f"{planted.recall(found)}; {wrong} originals dropped"
 
 
-def through_engine(file: Path, ids: np.ndarray, rounds: int, red: list[str]) -> dict[int, dict]:
+def through_engine(file: Path, rows: np.ndarray, rounds: int, red: list[str]) -> dict[int, dict]:
     """By workers, the fastest round's seconds up to the end of each phase, and "items"."""
     best: dict[int, dict] = {}
     for workers in (1, 2):
@@ -106,7 +106,7 @@ def through_engine(file: Path, ids: np.ndarray, rounds: int, red: list[str]) -> 
                 found = process.ask("dedup", **arguments, out=f"{folder}/kept.npy").value
                 found["seconds"] = list(found["phases"].values())[-2]
                 best[workers] = min(best.get(workers, found), found, key=lambda found: found["seconds"])
-            if not np.array_equal(np.load(f"{folder}/kept.npy"), ids):
+            if not np.array_equal(np.load(f"{folder}/kept.npy"), rows):
                 red.append(f"the engine with {workers} workers keeps other documents than the bare kernels")
     return best
 
@@ -157,7 +157,7 @@ def measure(documents: int, rounds: int) -> tuple[list[Row], list[str]]:
     )
     rows.append(Row(f"{label}, bare kernels, found", round(float((~kept).mean()), 4), "of documents", recall))
     rows.append(_against(f"{label}, bare kernels, two threads", rates[2], "one thread", rates[1]))
-    engine = through_engine(file, planted.ids[kept], rounds, red)
+    engine = through_engine(file, np.flatnonzero(kept), rounds, red)
     rate_of = {workers: megabytes / found["seconds"] for workers, found in engine.items()}
     rows.append(_against(f"{label}, engine, 1 worker", rate_of[1], "bare kernels, one core", rates[1]))
     rows.append(_against(f"{label}, engine, 2 workers", rate_of[2], "1 worker", rate_of[1]))

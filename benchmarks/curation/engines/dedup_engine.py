@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-import benchmarks.curation.short_source  # noqa: F401  registers the source
 from benchmarks.peers import serve
 from pipelines.config import load
 from pipelines.engine import Engine
+
+# small enough that two workers end together
+ITEM_BYTES = 32_000_000
 
 
 def documents(file: str, folder: str, workers: int) -> None:
@@ -21,7 +23,7 @@ def documents(file: str, folder: str, workers: int) -> None:
 
 
 def dedup(file: str, folder: str, workers: int, seed: int, out: str) -> dict:
-    """Save which documents are kept; seconds from the first item's start to each phase's last commit."""
+    """Save the rows that are kept; seconds from the first item's start to each phase's last commit."""
     dataset = _run(file, folder, workers, seed, until="near")
     items: dict[str, list[tuple[float, float]]] = {}
     for path in (dataset / "commits").glob("*.json"):
@@ -31,8 +33,8 @@ def dedup(file: str, folder: str, workers: int, seed: int, out: str) -> dict:
     start = min(begun for begun, _ in items["sign"])
     ends = {phase: max(end for _, end in spans) - start for phase, spans in items.items()}
     manifest = json.loads((dataset / "manifest.json").read_text())
-    ids = [pq.read_table(dataset / shard["file"], columns=["id"])["id"] for shard in manifest["shards"]]
-    np.save(out, np.concatenate([column.to_numpy() for column in ids]).astype("S32"))
+    rows = [pq.read_table(dataset / shard["file"], columns=["row"])["row"] for shard in manifest["shards"]]
+    np.save(out, np.concatenate([column.to_numpy() for column in rows]))
     return {
         "phases": dict(sorted(ends.items(), key=lambda pair: pair[1])),
         "items": sum(map(len, items.values())),
@@ -41,7 +43,7 @@ def dedup(file: str, folder: str, workers: int, seed: int, out: str) -> dict:
 
 def _run(file: str, folder: str, workers: int, seed: int, until: str) -> Path:
     nodes = {
-        "documents": {"stage": "short_source", "file": file},
+        "documents": {"stage": "read_parquet", "paths": [file], "keep": ["row"], "item_bytes": ITEM_BYTES},
         "near": {"stage": "minhash_dedup", "input": "documents", "seed": seed},
     }
     config = Path(folder) / "dag.yaml"

@@ -40,7 +40,7 @@ def parquet(file: str, threads: int) -> str:
 def pairs(file: str, rows: int) -> int:
     table = pq.read_table(file, columns=["left", "right"]).slice(0, rows)
     left, right = (_bands(table[side]) for side in ("left", "right"))
-    return int((left == right).any(axis=1).sum())
+    return int((left == right).any(axis=0).sum())
 
 
 def _bands(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -57,7 +57,7 @@ def _each(work, items: Iterable, threads: int) -> list[np.ndarray]:
 
 def _checksum(bands: list[np.ndarray]) -> str:
     """Of the band hashes: two ways to the same documents must agree in it."""
-    return f"{np.bitwise_xor.reduce(np.concatenate(bands).ravel()):016x}"
+    return f"{np.bitwise_xor.reduce(np.concatenate(bands, axis=1).ravel()):016x}"
 
 
 serve(load=load, memory=memory, parquet=parquet, pairs=pairs)
