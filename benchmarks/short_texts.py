@@ -19,6 +19,7 @@ from benchmarks.corpora import CACHE, progress, texts
 from kernels.text.buffers import text_buffers
 from kernels.text.hashing import GOLDEN, MIX_A, MIX_B
 
+MAX_EDITS = 4
 # texts that the cuts are taken from, about 90 MB
 _TEXTS = 20_000
 # longer words are left out, so that a document's size has a bound
@@ -29,15 +30,21 @@ _ROW_GROUP = 2_000
 _CHUNK = 10 * _ROW_GROUP
 _ID_DIGITS = 32
 _SCHEMA = pa.schema(
-    [("id", pa.string()), ("text", pa.large_string()), ("source_row", pa.int64()), ("edits", pa.int64())]
+    [
+        ("id", pa.string()),
+        ("row", pa.int64()),
+        ("text", pa.large_string()),
+        ("source_row", pa.int64()),
+        ("edits", pa.int64()),
+    ]
 )
 
 
 def short_texts(n: int, seed: int = 1) -> Path:
     """A zstd Parquet file of ``n`` documents, about 640 bytes of text each; kept for the next time.
 
-    Columns: id, text, source_row (the document that this one copies, -1 for an original), edits (how
-    many of its words were replaced).
+    Columns: id, row (its number), text, source_row (the document that this one copies, -1 for an
+    original), edits (how many of its words were replaced).
     """
     file = CACHE / f"short-{n}-{seed}.parquet"
     if file.exists():
@@ -66,6 +73,7 @@ def _documents(data, starts, ends, seed: int, row: int, count: int) -> pa.Table:
     text = [None, pa.py_buffer(offsets), pa.py_buffer(out)]
     columns = [
         pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(id_offsets), pa.py_buffer(ids)]),
+        pa.array(np.arange(row, row + count)),
         pa.Array.from_buffers(pa.large_string(), count, text),
         pa.array(source_row),
         pa.array(edits),
@@ -127,7 +135,7 @@ def _write_hex(value, digits, out, at):
 
 @njit(cache=True)
 def _write_documents(data, starts, ends, seed, first_row, ids, out, offsets, source_row, edits):
-    replaced = np.empty(4, np.int64)
+    replaced = np.empty(MAX_EDITS, np.int64)
     at = np.int64(0)
     for d in range(source_row.size):
         row = first_row + d
@@ -136,7 +144,7 @@ def _write_documents(data, starts, ends, seed, first_row, ids, out, offsets, sou
             source = _below(seed, source, 1, source)
         source_row[d] = source if source != row else -1
         num_words = 60 + _below(seed, source, 2, 61)
-        edits[d] = 1 + _below(seed, row, 3, 4) if source != row else 0
+        edits[d] = 1 + _below(seed, row, 3, MAX_EDITS) if source != row else 0
         replaced[:] = -1
         for k in range(edits[d]):
             # the next place that is free

@@ -1,24 +1,23 @@
-"""Ours: kernels.text.lsh, band by band, then the bands' forests together."""
+"""Ours: kernels.text.lsh, the bands of all documents to components in one go."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from benchmarks.peers import serve
-from kernels.text.lsh import cluster_equal, forest_edges, merge_forests
+from kernels.text.lsh import cluster_bands, merge_forests
 
-_keys: list[np.ndarray] = []
+_keys = np.empty((0, 0), np.uint64)
 _edges: list[np.ndarray] = []
 
 
 def load(folder: str, bands: int) -> None:
-    _keys[:] = [np.load(f"{folder}/band-{band}.npy") for band in range(bands)]
+    global _keys
+    _keys = np.stack([np.load(f"{folder}/band-{band}.npy") for band in range(bands)])
 
 
 def components(folder: str) -> None:
-    n = len(_keys[0])
-    documents = np.arange(n)
-    parent = merge_forests(n, [forest_edges(cluster_equal(keys, documents, n)) for keys in _keys])
+    parent = cluster_bands(_keys, np.ones(_keys.shape[1], np.int64))
     np.save(f"{folder}/ours.npy", parent)
 
 
@@ -28,7 +27,7 @@ def load_edges(folder: str) -> int:
 
 
 def unite(folder: str) -> None:
-    np.save(f"{folder}/ours.npy", merge_forests(len(_keys[0]), [(_edges[0], _edges[1])]))
+    np.save(f"{folder}/ours.npy", merge_forests(_keys.shape[1], [(_edges[0], _edges[1])]))
 
 
 serve(load=load, components=components, load_edges=load_edges, unite=unite)
