@@ -1,5 +1,6 @@
 """Sets of rules for ``decide``, by name. A document fails a rule when the value of its column is
-below ``min``, above ``max``, not ``in`` the list, or ``not_in`` it but there.
+below ``min``, above ``max``, not ``in`` the list, or ``not_in`` it but there; unless it passes the
+rule under ``or``.
 """
 
 from __future__ import annotations
@@ -63,8 +64,28 @@ WEB = {**GOPHER_REPETITION, **GOPHER_QUALITY, **C4, **FINEWEB}
 # logs and logs. Left out on purpose: stop words (code has none), final punctuation and short lines
 # (tables, signatures), "{" and "javascript" (their subject), "#" and bullets (comments, options).
 TECHNICAL = {
-    # navigation, stubs, empty pages
-    "technical_too_few_words": {"column": "gopher_words", "min": 30},
+    # stubs, redirects, what is left of a page of links
+    "technical_too_few_words": {
+        "column": "gopher_words",
+        "min": 65,
+        "or": {"column": "c4_kept_sentences", "min": 4},
+    },
+    # tables of contents; in code and tables many a word has no letter
+    "technical_too_few_sentences": {
+        "column": "c4_kept_sentences",
+        "min": 3,
+        "or": {
+            "column": "gopher_words",
+            "min": 120,
+            "or": {"column": "gopher_alpha_word_ratio", "max": 0.75},
+        },
+    },
+    # indexes of any length: no line ends as a sentence does
+    "technical_names_only": {
+        "column": "fineweb_punctuated_line_ratio",
+        "min": 0.005,
+        "or": {"column": "gopher_alpha_word_ratio", "max": 0.88},
+    },
     # a word a line: indexes and link lists
     "technical_word_lists": {"column": "fineweb_newlines_per_word", "max": 0.8},
     # encoded data, minified code; and hex dumps, ASCII art, tables of numbers
