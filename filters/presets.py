@@ -65,28 +65,29 @@ WEB = {**GOPHER_REPETITION, **GOPHER_QUALITY, **C4, **FINEWEB}
 # (tables, signatures), "{" and "javascript" (their subject), "#" and bullets (comments, options).
 TECHNICAL = {
     # stubs, redirects, what is left of a page of links
-    "technical_too_few_words": {
-        "column": "gopher_words",
-        "min": 65,
-        "or": {"column": "c4_kept_sentences", "min": 4},
-    },
-    # tables of contents; in code and tables many a word has no letter
+    "technical_too_few_words": {"column": "gopher_words", "min": 65},
+    # short tables of contents; in code and tables many a word has no letter
     "technical_too_few_sentences": {
         "column": "c4_kept_sentences",
-        "min": 3,
+        "min": 2,
         "or": {
             "column": "gopher_words",
-            "min": 120,
+            "min": 100,
             "or": {"column": "gopher_alpha_word_ratio", "max": 0.75},
         },
     },
-    # indexes of any length: no line ends as a sentence does
+    # indexes of any length: no line ends as a sentence does, or few lines are longer than a name
     "technical_names_only": {
         "column": "fineweb_punctuated_line_ratio",
-        "min": 0.005,
-        "or": {"column": "gopher_alpha_word_ratio", "max": 0.88},
+        "min": 0.01,
+        "or": {"column": "gopher_alpha_word_ratio", "max": 0.85},
     },
-    # a word a line: indexes and link lists
+    "technical_short_lines": {
+        "column": "fineweb_short_line_ratio",
+        "max": 0.85,
+        "or": {"column": "gopher_alpha_word_ratio", "max": 0.85},
+    },
+    # a word a line
     "technical_word_lists": {"column": "fineweb_newlines_per_word", "max": 0.8},
     # encoded data, minified code; and hex dumps, ASCII art, tables of numbers
     "technical_long_words": {"column": "gopher_mean_word_length", "max": 25},
@@ -100,7 +101,8 @@ TECHNICAL = {
         "max": 0.5,
     },
     "technical_top_2gram": {"column": "repetition_top_2gram_char_ratio", "max": 0.3},
-    "technical_top_4gram": {"column": "repetition_top_4gram_char_ratio", "max": 0.4},
+    # Gopher's own limit: lists of inherited members name their class in each line
+    "technical_top_4gram": {"column": "repetition_top_4gram_char_ratio", "max": 0.16},
     # spaces do not count in these two: a text of nothing but one phrase reaches about 0.8
     "technical_duplicate_5gram": {
         "column": "repetition_duplicate_5gram_char_ratio",
