@@ -255,6 +255,35 @@ def band_hashes(slots: np.ndarray, bands: int, rows: int) -> np.ndarray:
     return out
 
 
+def band_signatures(data, offsets, bands, rows, ngram=5, seed=1):
+    """Band hashes uint64 [n, bands] and shingles int64 [n]."""
+    slots, num_shingles = signatures(data, offsets, bands * rows, ngram, seed)
+    return band_hashes(slots, bands, rows), num_shingles
+
+
+@njit(nogil=True, cache=True)
+def _text_shingles(data, offsets, ngram, table, values, starts):
+    longest = np.int64(0)
+    for d in range(starts.size - 1):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    out = np.empty(longest + longest // 2 + 16, np.uint8)
+    ends = np.empty(longest // 2 + 2, np.int64)
+    hashes = np.empty(longest // 2 + 2, np.uint64)
+    for d in range(starts.size - 1):
+        num_words = _find_words(data, offsets[d], offsets[d + 1], table, out, ends)
+        _hash_words(out, ends, num_words, hashes)
+        at = starts[d]
+        starts[d + 1] = at + _hash_shingles(hashes, num_words, ngram, values[at:])
+
+
+def text_shingles(data: np.ndarray, offsets: np.ndarray, ngram: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shingles of the texts in their order, finalized: (values uint32 [m], starts int64 [n + 1])."""
+    values = np.empty((offsets[-1] - offsets[0]) // 2 + len(offsets), np.uint32)
+    starts = np.zeros(len(offsets), np.int64)
+    _text_shingles(data, offsets, ngram, character_table(), values, starts)
+    return values[: starts[-1]], starts
+
+
 def reference_words(text: str) -> list[str]:
     """The word rule above in plain Python, the contract of the kernel."""
     words = [""]
