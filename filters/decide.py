@@ -26,7 +26,7 @@ class Decide:
     """Drops a document by the first rule it fails; ``drop_rule`` names it, and ``failed_rules``
     lists all it fails ("would also have been dropped by"). A rule {column, min, max, in, not_in}
     is failed when the value is below ``min``, above ``max``, outside ``in`` or inside ``not_in``.
-    A null fails no rule. ``or`` holds a second such rule: then both must be failed.
+    A null fails no rule. A document that passes the second rule under a rule's ``or`` passes both.
 
     Example: presets: [technical], rules: {english: {column: language_label, in: [en]},
     technical_too_few_words: {min: 50}, technical_long_words: null}.
