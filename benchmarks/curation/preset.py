@@ -2,7 +2,7 @@
 
 ``preset_labels.csv`` names 551 pages of 26 documentation packages of Debian, with a verdict each.
 Of a page, the extracted text was read as the stage ``extract`` leaves it (title, length, beginning,
-two pieces of the middle, end; short ones whole), one by one, and judged by this rule:
+two pieces of the middle, end; short ones whole), page by page, by one reader, who judged by this rule:
 
 keep: what teaches or defines something by itself, so that one would want a model of the system
 domain to read it: prose, man pages, reference of functions, classes, options and tables with
@@ -16,8 +16,8 @@ The language of a page does not matter; where the main content got lost in extra
 is judged. ``doubtful`` marks the verdicts another reader might well turn.
 
 Nearly half of a site's pages were drawn at random, the others from those whose name, brevity or
-share of links suggested an index (``drawn``); of pages from one template with nothing but a name changed,
-three stay. The sites of the part ``tuning`` are those that thresholds were chosen on. Those of
+share of links suggested an index (``drawn``); of pages from one template with nothing but a name
+changed, three stay. The sites of the part ``tuning`` are those that thresholds were chosen on. Those of
 ``test`` were drawn and read when the thresholds stood. One was loosened since (the top 4-gram, for
 pydoc's longest pages), which turned no verdict on a test site. A first preset, tuned on eight of the
 tuning sites, had kept 90 % and dropped 64 % on the other eight.
