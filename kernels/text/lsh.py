@@ -73,10 +73,10 @@ def _partition(keys, documents, part_bits, groups, parts, starts, ends):
         ends[part] = starts[part]
     for i in range(keys.size):
         mixed = keys[i] * GOLDEN
-        part = np.int64(mixed >> shift >> _ONE)
-        to = ends[part]
-        ends[part] = to + 1
-        group = part * _GROUP
+        into = np.int64(mixed >> shift >> _ONE)
+        to = ends[into]
+        ends[into] = to + 1
+        group = into * _GROUP
         place = to % _GROUP
         group_hashes[group + place] = mixed
         group_documents[group + place] = documents[i]
