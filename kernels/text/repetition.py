@@ -20,12 +20,11 @@ from kernels.text.walk import AT, CHARS, TERMINATED, WORDS
 
 TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
-# generations of the table that one text uses up: lines, paragraphs, words, n-grams
+# generations of the table that one text uses up: lines and paragraphs, words, n-grams
 GENERATIONS = 16
 
-_LEVELS = DUPLICATE_NGRAMS[-1]
 _NEWLINE = 10
-_U0, _U1, _U29, _U32 = (np.uint64(x) for x in (0, 1, 29, 32))
+_U0, _U1, _U29, _U32, _U64 = (np.uint64(x) for x in (0, 1, 29, 32, 64))
 _LOW32 = np.uint64(0xFFFFFFFF)
 _HIGH_BITS = np.uint64(0x8080808080808080)
 # entry j + 8 keeps the j lowest bytes of a uint64, 0 <= j <= 8, none below, all above
@@ -67,8 +66,8 @@ def _hash_and_count(data, start, end):
         start += 16
         left -= 16
     if start + 16 <= data.size:
-        x = load64(data, start) & _KEEP[left + 8]
-        y = load64(data, start + 8) & _KEEP[left]
+        x = load64(data, start) & _KEEP[np.uint64(left + 8)]
+        y = load64(data, start + 8) & _KEEP[np.uint64(left)]
     else:
         x = _load_to(data, start, end)
         y = _load_to(data, start + 8, end)
@@ -103,90 +102,90 @@ def hash_words(data, start, bounds, n_words, hashes, chars):
 
 @njit(nogil=True, cache=True, inline="always")
 def _find_or_insert(key, new_id, table, bits, generation, scatter):
-    """The id of ``key``, which is ``new_id`` if the table did not hold it.
+    """(the id of ``key``, which is ``new_id`` if the table did not hold it; 1 if so, else 0).
 
-    table: uint64 [>= 2^bits, 2], rows (key, generation << 32 | id). A row of another generation is
-    empty, so one table serves every text without being cleared. scatter: an odd number.
+    table: uint64 [>= 2 * 2^bits], pairs (key, generation << 32 | id). A pair of another generation
+    is empty, so one table serves every text without being cleared. scatter: an odd number. All are
+    uint64, as an index too: Numba gives a signed one two more instructions, in case it is negative.
     """
-    last = (np.int64(1) << bits) - 1
-    p = np.int64((key * scatter) >> np.uint64(64 - bits))
-    k = table[p, 0]
-    entry = table[p, 1]
+    last = (_U1 << bits) - _U1
+    p = (key * scatter) >> (_U64 - bits)
+    k = table[p + p]
+    entry = table[p + p + _U1]
     empty = (entry >> _U32) != generation
     while (k != key) & (not empty):
-        p = (p + 1) & last
-        k = table[p, 0]
-        entry = table[p, 1]
+        p = (p + _U1) & last
+        k = table[p + p]
+        entry = table[p + p + _U1]
         empty = (entry >> _U32) != generation
     # no branch on whether it was there, which nobody can foresee
-    found = new_id if empty else np.int64(entry & _LOW32)
-    table[p, 0] = key
-    table[p, 1] = (generation << _U32) | np.uint64(found)
-    return found
+    found = new_id if empty else entry & _LOW32
+    table[p + p] = key
+    table[p + p + _U1] = (generation << _U32) | found
+    return found, np.uint64(empty)
 
 
 @njit(nogil=True, cache=True)
 def _holds(key, table, bits, generation, scatter):
-    last = (np.int64(1) << bits) - 1
-    p = np.int64((key * scatter) >> np.uint64(64 - bits))
-    while (table[p, 1] >> _U32) == generation:
-        if table[p, 0] == key:
+    last = (_U1 << bits) - _U1
+    p = (key * scatter) >> (_U64 - bits)
+    while (table[p + p + _U1] >> _U32) == generation:
+        if table[p + p] == key:
             return True
-        p = (p + 1) & last
+        p = (p + _U1) & last
     return False
 
 
 @njit(nogil=True, cache=True)
 def _bits_for(n, table):
-    """log2 of the rows to use for ``n`` keys: at most half full if all are new, and no more than
-    there are."""
+    """log2 of the pairs to use for ``n`` keys: at most half of them full if all keys are new, and
+    no more than there are. Few pairs stay in the cache."""
     bits = 6
-    while (1 << bits) < min(2 * n, table.shape[0]):
+    while (1 << bits) < min(2 * n, table.size // 2):
         bits += 1
-    return bits
+    return np.uint64(bits)
 
 
 @njit(nogil=True, cache=True)
 def _grow(table, generation, scatter):
-    """A table of twice the rows, with the entries of ``generation``."""
-    rows = 2 * table.shape[0]
-    larger = np.zeros((rows, 2), np.uint64)
-    bits = _bits_for(rows, larger)
-    for r in range(table.shape[0]):
-        if (table[r, 1] >> _U32) == generation:
-            p = np.int64((table[r, 0] * scatter) >> np.uint64(64 - bits))
-            while larger[p, 1]:
-                p = (p + 1) & (rows - 1)
-            larger[p, 0] = table[r, 0]
-            larger[p, 1] = table[r, 1]
+    """A table twice as large, with what ``generation`` has in this one."""
+    larger = np.zeros(2 * table.size, np.uint64)
+    bits = _bits_for(table.size, larger)
+    last = (_U1 << bits) - _U1
+    for i in range(0, table.size, 2):
+        if (table[i + 1] >> _U32) == generation:
+            p = (table[i] * scatter) >> (_U64 - bits)
+            while larger[p + p + _U1] != _U0:
+                p = (p + _U1) & last
+            larger[p + p] = table[i]
+            larger[p + p + _U1] = table[i + 1]
     return larger
 
 
 @njit(nogil=True, cache=True)
-def number_keys(keys, n, table, generation, scatter, ids, counts):
+def _number(keys, positions, n, table, generation, scatter, ids, counts):
     """Give equal keys equal ids, 0, 1, ... in order of first sight.
 
-    keys: uint64 [n]; ids: int32 [n]; counts: int32 [> number of ids], how many keys have each id;
-    table, generation, scatter: of _find_or_insert. Returns (number of ids, bits in use, table); the
-    table is a larger one if there were more ids than half its rows.
+    keys: uint64 [n]; the id of keys[q] goes to uint32 ids[positions[q]], how many keys have an id
+    to uint32 counts[id]; table, generation, scatter: of _find_or_insert. Returns (number of ids,
+    bits in use, table); the table is a larger one if the ids filled more than half of it.
     """
     bits = _bits_for(n, table)
-    n_ids = 0
+    n_ids = _U0
     q = 0
     while True:
-        room = 1 << (bits - 1)
+        room = _U1 << (bits - _U1)
         while q < n and n_ids < room:
-            found = _find_or_insert(keys[q], n_ids, table, bits, generation, scatter)
-            new = found == n_ids
+            found, new = _find_or_insert(keys[q], n_ids, table, bits, generation, scatter)
             count = counts[found]
-            counts[found] = (0 if new else count) + 1
+            counts[found] = (_U0 if new else np.uint64(count)) + _U1
             n_ids += new
-            ids[q] = found
+            ids[positions[q]] = found
             q += 1
         if q == n:
-            return n_ids, bits, table
+            return np.int64(n_ids), bits, table
         table = _grow(table, generation, scatter)
-        bits += 1
+        bits += _U1
 
 
 @njit(nogil=True, cache=True)
@@ -194,7 +193,7 @@ def count_pieces(data, start, bounds, breaks, n_breaks, short_chars, table, gene
     """Count what stands between "\\n": lines and paragraphs, and those that repeat an earlier one.
 
     bounds, breaks  of ``walk``
-    table, scatter  of _find_or_insert; ``generation`` and the one after it are free
+    table, scatter  of _find_or_insert; ``generation`` is free
     fineweb[1, 3:7] newlines; of the lines that hold a word: their number, how many end in a
                     TERMINAL (a space after it hides it, as in the published code), how many have at
                     most ``short_chars`` characters; characters of those that repeat
@@ -202,10 +201,11 @@ def count_pieces(data, start, bounds, breaks, n_breaks, short_chars, table, gene
                     same of ``re.split("\\n{2,}", text.strip())``
     Returns the table, a larger one if it was too small.
     """
-    while table.shape[0] < 2 * (n_breaks + 1):
+    # a paragraph ends at an empty line or at the end, so no more keys than this
+    most = n_breaks + 2
+    while table.size < 4 * most:
         table = _grow(table, generation, scatter)
-    bits = _bits_for(n_breaks + 1, table)
-    paragraphs_at = generation + _U1
+    bits = _bits_for(most, table)
     size = breaks[n_breaks, AT]
     n_words = breaks[n_breaks, WORDS]
     stripped_start = bounds[0] if n_words else 0
@@ -226,7 +226,7 @@ def count_pieces(data, start, bounds, breaks, n_breaks, short_chars, table, gene
         last_word = breaks[b, WORDS]
         if at > byte:
             key = hash_bytes(data, np.int64(start + byte), np.int64(start + at))
-            repeats = _find_or_insert(key, b, table, bits, generation, scatter) != b
+            repeats = _find_or_insert(key, np.uint64(b), table, bits, generation, scatter)[1] == _U0
             repeated[0] += 1
             repeated[1] += repeats
             repeated[2] += chars if repeats else 0
@@ -246,7 +246,7 @@ def count_pieces(data, start, bounds, breaks, n_breaks, short_chars, table, gene
                 paragraph ^= paragraph >> _U32
                 paragraph_chars += chars + 1
         if paragraph_chars >= 0 and (at == byte or b == n_breaks):
-            repeats = _find_or_insert(paragraph, b, table, bits, paragraphs_at, scatter) != b
+            repeats = _find_or_insert(paragraph, np.uint64(b), table, bits, generation, scatter)[1] == _U0
             n_paragraphs += 1
             repeated[4] += repeats
             repeated[5] += paragraph_chars if repeats else 0
@@ -268,22 +268,25 @@ def count_pieces(data, start, bounds, breaks, n_breaks, short_chars, table, gene
 
 
 @njit(nogil=True, cache=True)
-def count_ngrams(hashes, chars, n_words, stop_hashes, table, generation, scatter, scratch, out):
-    """Characters of repeated word n-grams of one text, and which stop words it holds.
+def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, scatter, scratch, out):
+    """Characters of repeated word n-grams of one text, and how many stop words it holds.
 
-    hashes, chars  of hash_words; ``hashes`` is overwritten
-    table, scatter of _find_or_insert; ``generation`` and the 9 after it are free
-    scratch        int32 [5, > n_words]
-    out[0:3]       for n = 2, 3, 4: characters of the most frequent n-gram with its n - 1 spaces,
-                   times its count, also when that is 1; of equals the first; 0 if too few words
-    out[3:9]       for n = 5 ... 10: characters (no spaces) of n-grams met before. The scan goes on
-                   after a repeat with the word behind it, and knows only n-grams it stopped at.
+    hashes, chars   of hash_words; ``hashes`` is overwritten
+    max_n           n-grams are counted up to this n, 10 for all and 1 for none
+    table, scatter  of _find_or_insert; ``generation`` and the 9 after it are free
+    scratch         uint32 [4, > n_words]
+    out[0:3]        for n = 2, 3, 4: characters of the most frequent n-gram with its n - 1 spaces,
+                    times its count, also when that is 1; of equals the first; 0 if too few words
+    out[3:9]        for n = 5 ... 10: characters (no spaces) of n-grams met before. The scan goes on
+                    after a repeat with the word behind it, and knows only n-grams it stopped at.
     Returns (different stop words, table); the table is a larger one if it was too small.
     """
-    ids, next_ids, counts, first, positions = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    ids, counts, positions, seen = scratch[0], scratch[1], scratch[2], scratch[3]
     for n in TOP_NGRAMS:
         out[n - 2] = chars[n] + n - 1 if n_words >= n else 0
-    n_ids, bits, table = number_keys(hashes, n_words, table, generation, scatter, ids, counts)
+    for w in range(n_words):
+        positions[w] = w
+    n_ids, bits, table = _number(hashes, positions, n_words, table, generation, scatter, ids, counts)
     stop_words = 0
     for s in range(stop_hashes.size):
         stop_words += _holds(stop_hashes[s], table, bits, generation, scatter)
@@ -291,44 +294,46 @@ def count_ngrams(hashes, chars, n_words, stop_hashes, table, generation, scatter
     for w in range(n_words - 1):
         positions[m] = w
         m += (counts[ids[w]] > 1) & (counts[ids[w + 1]] > 1)
-    for n in range(2, _LEVELS + 1):
+    for n in range(2, max_n + 1):
         if m == 0:
             break
         for q in range(m):
-            w = positions[q]
-            hashes[q] = np.uint64(ids[w]) << _U32 | np.uint64(ids[w + 1])
+            w = np.uint64(positions[q])
+            hashes[q] = np.uint64(ids[w]) << _U32 | np.uint64(ids[w + _U1])
         generation += _U1
-        n_ids, bits, table = number_keys(hashes, m, table, generation, scatter, next_ids, counts)
+        n_ids, bits, table = _number(hashes, positions, m, table, generation, scatter, ids, counts)
         if n <= TOP_NGRAMS[-1]:
             best = 1
             for g in range(n_ids):
-                best = max(best, counts[g])
+                best = max(best, np.int64(counts[g]))
             if best > 1:
                 q = 0
-                while counts[next_ids[q]] != best:
+                while counts[ids[positions[q]]] != best:
                     q += 1
-                w = positions[q]
+                w = np.int64(positions[q])
                 out[n - 2] = best * (chars[w + n] - chars[w] + n - 1)
         else:
-            for g in range(n_ids):
-                first[g] = -1
-            free = 0
-            for q in range(m):
-                w = positions[q]
-                if w >= free:
-                    g = next_ids[q]
-                    if first[g] >= 0:
-                        out[n - 2] += chars[w + n] - chars[w]
-                        free = w + n
+            seen[:n_ids] = 0
+            q = 0
+            while q < m:
+                w = np.int64(positions[q])
+                g = ids[w]
+                q += 1
+                if seen[g]:
+                    out[n - 2] += chars[w + n] - chars[w]
+                    # mostly the positions go on one by one
+                    if q + n <= m and positions[q + n - 1] == w + n:
+                        q += n - 1
                     else:
-                        first[g] = w
+                        while q < m and positions[q] < w + n:
+                            q += 1
+                seen[g] = 1
         # on to the positions where this n-gram and the one a word later both repeat
         left = 0
         previous = -2
         for q in range(m):
-            w = positions[q]
-            ids[w] = next_ids[q]
-            repeats = counts[next_ids[q]] > 1
+            w = np.int64(positions[q])
+            repeats = counts[ids[w]] > 1
             positions[left] = w - 1
             left += repeats & (previous == w - 1)
             previous = w if repeats else previous

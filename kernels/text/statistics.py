@@ -171,8 +171,8 @@ def _count_all(data, offsets, classes, stop_hashes, scatter, wanted, min_words, 
     line = np.empty(0, np.uint8)
     hashes = np.empty(0, np.uint64)
     chars = np.empty(0, np.int32)
-    scratch = np.empty((5, 0), np.int32)
-    table = np.zeros((1 << 12, 2), np.uint64)
+    scratch = np.empty((4, 0), np.uint32)
+    table = np.zeros(1 << 13, np.uint64)
     generation = np.uint64(1)
     for d in range(offsets.size - 1):
         start, end = offsets[d], offsets[d + 1]
@@ -209,10 +209,19 @@ def _count_all(data, offsets, classes, stop_hashes, scatter, wanted, min_words, 
                 room = n_words + n_words // 4 + 11
                 hashes = np.empty(room, np.uint64)
                 chars = np.empty(room, np.int32)
-                scratch = np.empty((5, room), np.int32)
+                scratch = np.empty((4, room), np.uint32)
             hash_words(data, start, bounds, n_words, hashes, chars)
             stop_words, table = count_ngrams(
-                hashes, chars, n_words, stop_hashes, table, generation + np.uint64(2), scatter, scratch, repetition[7:]
+                hashes,
+                chars,
+                n_words,
+                stop_hashes,
+                DUPLICATE_NGRAMS[-1] if wanted[_REPETITION] else 1,
+                table,
+                generation + np.uint64(1),
+                scatter,
+                scratch,
+                repetition[7:],
             )
             quality[4] = stop_words
         generation += np.uint64(GENERATIONS)

@@ -50,7 +50,8 @@ def _ascii_classes_of_block(_context, data, _index, _valid, classes):
         found = builder.call(permute, [halves[0], block, halves[1]])
         zero = bytes_of(0)
         other = builder.icmp_signed("<", block, zero)
-        found = builder.select(other, zero, found)
+        ascii_lanes = builder.and_(builder.bitcast(valid, other.type), builder.not_(other))
+        found = builder.select(ascii_lanes, found, zero)
         masks = [
             block_mask(builder, builder.icmp_unsigned("!=", builder.and_(found, bytes_of(kind)), zero))
             for kind in _CLASSES
