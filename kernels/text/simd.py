@@ -89,13 +89,16 @@ def lower_ascii(builder, block):
 def store_block(context, builder, block, mask, array_type, array, index):
     """Store the bytes of ``block`` whose bit of ``mask`` (i64) is set, back to back, from
     ``array[index]`` on. Always writes 64 bytes: what follows the kept ones is arbitrary."""
+    data = make_array(array_type)(context, builder, array).data
+    at = builder.bitcast(builder.gep(data, [index]), _V64.as_pointer())
+    builder.store(_compress(builder, block, mask), at).align = 1
+
+
+def _compress(builder, block, mask):
     lanes = builder.bitcast(mask, ir.VectorType(_I1, BLOCK))
     signature = ir.FunctionType(_V64, [_V64, _V64, lanes.type])
     compress = get_or_insert_function(builder.module, signature, "llvm.x86.avx512.mask.compress.v64i8")
-    kept = builder.call(compress, [block, bytes_of(0), lanes])
-    data = make_array(array_type)(context, builder, array).data
-    at = builder.bitcast(builder.gep(data, [index]), _V64.as_pointer())
-    builder.store(kept, at).align = 1
+    return builder.call(compress, [block, bytes_of(0), lanes])
 
 
 @intrinsic
@@ -150,13 +153,43 @@ def low_bits(count):
     return (_ONE << np.uint64(count)) - _ONE if count < 64 else ~_ZERO
 
 
-@njit(nogil=True, inline="always")
-def emit(mask, base, out, at):
-    """Write ``base`` + i for each set bit i of ``mask`` to ``out[at:]``, in order; the new ``at``.
+@intrinsic
+def _emit_sixteen(_context, mask, _base, out, _at):
+    """Write ``base`` + i for the sixteen lowest set bits i of ``mask`` to ``out[at:]``."""
 
-    Eight are written always and eight more where the count asks for them, so no branch depends on
-    where the bits are: ``out`` needs room for ``EMIT_SLACK`` entries from ``at`` on.
-    """
+    def code(context, builder, signature, args):
+        mask, base, out, at = args
+        item = context.get_value_type(signature.args[2].dtype)
+        lanes = ir.VectorType(item, 16)
+        places = _compress(builder, ir.Constant(_V64, list(range(BLOCK))), mask)
+        sixteen = ir.Constant(ir.VectorType(_I32, 16), list(range(16)))
+        places = builder.zext(builder.shuffle_vector(places, bytes_of(0), sixteen), lanes)
+        if item.width < 64:
+            base = builder.trunc(base, item)
+        first_lane = builder.insert_element(ir.Constant(lanes, ir.Undefined), base, ir.Constant(_I32, 0))
+        zeros = ir.Constant(sixteen.type, [0] * 16)
+        bases = builder.shuffle_vector(first_lane, first_lane, zeros)
+        data = make_array(signature.args[2])(context, builder, out).data
+        at = builder.bitcast(builder.gep(data, [at]), lanes.as_pointer())
+        builder.store(builder.add(bases, places), at).align = item.width // 8
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64, out, types.int64), code
+
+
+@njit(nogil=True, inline="always")
+def _emit_by_sixteen(mask, base, out, at):
+    count = popcount(mask)
+    _emit_sixteen(mask, base, out, at)
+    for done in range(16, count, 16):
+        for _ in range(16):
+            mask &= mask - _ONE
+        _emit_sixteen(mask, base, out, at + done)
+    return at + count
+
+
+@njit(nogil=True, inline="always")
+def _emit_one_by_one(mask, base, out, at):
     count = popcount(mask)
     for i in range(8):
         out[at + i] = base + trailing_zeros(mask)
@@ -171,3 +204,9 @@ def emit(mask, base, out, at):
             mask &= mask - _ONE
             i += 1
     return at + count
+
+
+emit = _emit_by_sixteen if BLOCKS else _emit_one_by_one
+"""``emit(mask, base, out, at)``: write ``base`` + i for each set bit i of ``mask`` to ``out[at:]``,
+in order; gives the new ``at``. So many are written always that no branch depends on where the bits
+are: ``out``, of 32 or 64-bit integers, has room for ``EMIT_SLACK`` entries from ``at`` on."""
