@@ -37,13 +37,10 @@ import pyarrow.parquet as pq
 
 from benchmarks import corpora
 from benchmarks.results import Row, publish, versions_of
-from filters.c4 import C4
 from filters.decide import Decide
-from filters.fineweb import FineWeb
-from filters.gopher import GopherQuality, GopherRepetition
+from filters.text_statistics import TextStatistics
 
 LABELS = Path(__file__).with_name("preset_labels.csv")
-ANNOTATORS = (GopherQuality(), GopherRepetition(), C4(), FineWeb())
 PRESETS = ("technical", "web")
 # of the whole set, what the technical preset has to reach
 KEPT, DROPPED = 0.85, 0.80
@@ -78,8 +75,7 @@ def labelled_pages(labels: list[dict[str, str]]) -> pa.Table:
 def decide(labels: list[dict[str, str]], pages: pa.Table) -> list[dict]:
     """The labels of the pages that have a text, with each preset's ``drop_rule`` under its name."""
     texts = corpora.extract(pages.select(["package", "path", "html"]).rename_columns(corpora.PAGES.names))
-    for annotator in ANNOTATORS:
-        texts = annotator.annotate(texts)
+    texts = TextStatistics().annotate(texts)
     by_id = {f"{label['package']}/{label['path']}": dict(label) for label in labels}
     judged = [by_id[identity] for identity in texts["id"].to_pylist()]
     for preset in PRESETS:

@@ -10,10 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from filters.c4 import C4
 from filters.decide import Decide
-from filters.fineweb import FineWeb
-from filters.gopher import GopherQuality, GopherRepetition
+from filters.text_statistics import TextStatistics
 from pipelines.extract.html import extract_page
 
 LABELS = Path(__file__).parents[2] / "benchmarks" / "curation" / "preset_labels.csv"
@@ -24,8 +22,7 @@ def verdict(html: str) -> str | None:
     """The rule by which the technical preset drops a page; None if it stays."""
     text = extract_page(html, "https://docs.example.org/page.html", "resiliparse").text
     table = pa.table({"text": pa.array([text], pa.large_string())})
-    for stage in (GopherQuality(), GopherRepetition(), C4(), FineWeb()):
-        table = stage.annotate(table)
+    table = TextStatistics().annotate(table)
     return Decide(presets=("technical",)).annotate(table)["drop_rule"][0].as_py()
 
 
