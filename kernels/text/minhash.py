@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from kernels.text.folding import (
+    LONG_WORDS,
     character_table,
     hash_words,
     reference_word_hash,
@@ -138,7 +139,7 @@ def _scratch(offsets, ngram):
     return (
         np.empty(num_bytes, np.uint8),
         np.empty(num_ends, np.int64),
-        np.empty(num_ends, np.int64),
+        np.empty(LONG_WORDS, np.int64),
         np.empty(num_hashes, np.uint64),
         np.empty(num_hashes, np.uint64),
         np.empty(num_hashes, np.uint32),
