@@ -1,20 +1,21 @@
 """Text kernels: Numba loops over Arrow's own UTF-8 buffers, no Python object per document or word.
 ``buffers`` gives the two arrays, ``words`` finds words and lines, ``statistics`` counts what the
 quality rules need (``reference`` is its contract), ``pii`` finds personal data; ``hashing``,
-``minhash`` and ``lsh`` find duplicates. ``simd`` is what kernels over blocks of 64 bytes share.
+``folding``, ``minhash`` and ``lsh`` find duplicates. ``simd`` is what kernels over 64-byte blocks share.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import numba
+
+from kernels.text.simd import BLOCKS
 
 # Numba's cache of a kernel looks at the kernel's own file only and would go on using it when a
 # function that it calls changes in another file: so each state of our sources has its own cache,
 # and so has each choice between block and portable kernels (Numba itself tells CPUs apart).
 _HERE = Path(__file__).parent
 _SOURCES = b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))
-_SOURCES += os.environ.get("CORPUSMILL_PORTABLE", "0").encode()
+_SOURCES += bytes([BLOCKS])
 _CACHE = Path(numba.config.CACHE_DIR or _HERE / "__pycache__" / "numba")
 numba.config.CACHE_DIR = str(_CACHE / hashlib.blake2b(_SOURCES, digest_size=8).hexdigest())
