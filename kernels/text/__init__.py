@@ -1,7 +1,7 @@
 """Text kernels: Numba loops over Arrow's own UTF-8 buffers, no Python object per document or word.
 ``buffers`` gives the two arrays, ``words`` finds words and lines, ``statistics`` counts what the
 quality rules need (``reference`` is its contract), ``pii`` finds personal data; ``hashing``,
-``minhash`` and ``lsh`` find duplicates. ``simd`` is what kernels over blocks of 64 bytes share.
+``folding``, ``minhash`` and ``lsh`` find duplicates. ``simd`` is what kernels over 64-byte blocks share.
 """
 
 import numba
