@@ -16,7 +16,7 @@ from kernels.text.statistics import STOP_WORDS, text_statistics
 Family = Literal["gopher", "repetition", "c4", "fineweb"]
 # what kernels.text.statistics calls the counts of a family
 _GROUPS = {"gopher": "quality", "repetition": "repetition", "c4": "c4", "fineweb": "fineweb"}
-COLUMNS: dict[str, dict[str, str]] = {
+COLUMNS: dict[Family, dict[str, str]] = {
     "gopher": {
         "gopher_words": "int32",
         "gopher_mean_word_length": "float64",
@@ -96,9 +96,9 @@ class TextStatistics:
             raise ValueError(f"families: {wrong or 'none'}; give some of {', '.join(COLUMNS)}")
         if not 1 <= len(self.stop_words) <= 64:
             raise ValueError(f"stop_words: 1 to 64 words, not {len(self.stop_words)}")
-        wrong = [word for word in self.stop_words if word.split() != [word]]
-        if wrong:
-            raise ValueError(f"stop_words: {wrong[0]!r} is not one word")
+        for word in self.stop_words:
+            if word.split() != [word]:
+                raise ValueError(f"stop_words: {word!r} is not one word")
         if self.min_words_per_line < 0:
             raise ValueError(f"min_words_per_line is {self.min_words_per_line}; 0 or more")
         if self.max_word_length < 1:

@@ -158,11 +158,11 @@ def _block_may_matter(_context, data, _index, _valid):
 
 @njit(nogil=True, cache=True)
 def _may_matter_by_blocks(data, start, end):
+    found = False
     # two bytes of each block are looked at again, as the first of the next
     for i in range(start, end, BLOCK - 2):
-        if _block_may_matter(data, np.int64(i), low_bits(end - i)):
-            return True
-    return False
+        found |= _block_may_matter(data, np.int64(i), low_bits(end - i))
+    return found
 
 
 @njit(nogil=True, cache=True)

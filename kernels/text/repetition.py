@@ -203,11 +203,9 @@ def count_pieces(
                     same of ``re.split("\\n{2,}", text.strip())``
     Returns the table, a larger one if it was too small.
     """
-    # a paragraph ends at an empty line or at the end, so no more keys than this
-    most = n_breaks + 2
-    while table.size < 4 * most:
-        table = _grow(table, generation, scatter)
-    bits = _bits_for(most, table)
+    # a paragraph ends at an empty line or at the end: n_breaks + 2 keys at most, and two a turn
+    bits = _bits_for(n_breaks + 4, table)
+    n_keys = 0
     size = breaks[n_breaks, AT]
     n_words = breaks[n_breaks, WORDS]
     stripped_start = bounds[0] if n_words else 0
@@ -224,11 +222,15 @@ def count_pieces(
             if data[start + at] != _NEWLINE:
                 continue
             fineweb[1] += 1
+        if n_keys + 2 > np.int64(1) << np.int64(bits - _U1):
+            table = _grow(table, generation, scatter)
+            bits += _U1
         chars = breaks[b, CHARS] - char
         last_word = breaks[b, WORDS]
         if at > byte:
             key = hash_bytes(data, np.int64(start + byte), np.int64(start + at))
             repeats = _find_or_insert(key, np.uint64(b), table, bits, generation, scatter)[1] == _U0
+            n_keys += not repeats
             repeated[0] += 1
             repeated[1] += repeats
             repeated[2] += chars if repeats else 0
@@ -251,6 +253,7 @@ def count_pieces(
                 paragraph_chars += chars + 1
         if paragraph_chars >= 0 and (at == byte or b == n_breaks):
             repeats = _find_or_insert(paragraph, np.uint64(b), table, bits, generation, scatter)[1] == _U0
+            n_keys += not repeats
             n_paragraphs += 1
             repeated[4] += repeats
             repeated[5] += paragraph_chars if repeats else 0
@@ -288,26 +291,26 @@ def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, 
     ids, counts, positions, seen = scratch[0], scratch[1], scratch[2], scratch[3]
     for n in TOP_NGRAMS:
         out[n - 2] = chars[n] + n - 1 if n_words >= n else 0
-    for w in range(n_words):
-        positions[w] = w
+    for i in range(n_words):
+        positions[i] = i
     n_ids, bits, table = _number(hashes, positions, n_words, table, generation, scatter, ids, counts)
     stop_words = 0
     for s in range(stop_hashes.size):
         stop_words += _holds(stop_hashes[s], table, bits, generation, scatter)
     m = 0
-    for w in range(n_words - 1):
-        positions[m] = w
-        m += (counts[ids[w]] > 1) & (counts[ids[w + 1]] > 1)
+    for i in range(n_words - 1):
+        positions[m] = i
+        m += (counts[ids[i]] > 1) & (counts[ids[i + 1]] > 1)
     for n in range(2, max_n + 1):
         if m == 0:
             break
         for q in range(m):
-            w = np.uint64(positions[q])
-            hashes[q] = np.uint64(ids[w]) << _U32 | np.uint64(ids[w + _U1])
+            at = np.uint64(positions[q])
+            hashes[q] = np.uint64(ids[at]) << _U32 | np.uint64(ids[at + _U1])
         generation += _U1
         n_ids, bits, table = _number(hashes, positions, m, table, generation, scatter, ids, counts)
         if n <= TOP_NGRAMS[-1]:
-            best = 1
+            best = np.int64(1)
             for g in range(n_ids):
                 best = max(best, np.int64(counts[g]))
             if best > 1:
@@ -334,7 +337,7 @@ def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, 
                 seen[g] = 1
         # on to the positions where this n-gram and the one a word later both repeat
         left = 0
-        previous = -2
+        previous = np.int64(-2)
         for q in range(m):
             w = np.int64(positions[q])
             repeats = counts[ids[w]] > 1

@@ -183,11 +183,11 @@ def walk(data, start, end, classes, bounds, breaks):
     n_bounds = 0
     n_breaks = 0
     n_continuations = 0
-    alpha_words = 0
-    text_words = 0
+    alpha_words = np.int64(0)
+    text_words = np.int64(0)
     word_chars = 0
     symbol_chars = 0
-    sentences = 0
+    sentences = np.int64(0)
     hashes = 0
     ellipses = 0
     dots = 0
@@ -323,6 +323,6 @@ def needed_room(data, start, end, classes):
     for i in range(start, end):
         b = data[i]
         kind = classes[b] if b < 0x80 else np.uint8(SPACE | BREAK if b >= 0xC0 else 0)
-        spaces += kind & SPACE
-        line_breaks += (kind & BREAK) >> 1
+        spaces += 1 if kind & SPACE else 0
+        line_breaks += 1 if kind & BREAK else 0
     return 2 * spaces + 2 + BOUNDS_SLACK, line_breaks + 1
