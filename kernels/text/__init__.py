@@ -4,17 +4,8 @@ quality rules need (``reference`` is its contract), ``pii`` finds personal data;
 ``minhash`` and ``lsh`` find duplicates. ``simd`` is what kernels over blocks of 64 bytes share.
 """
 
-import hashlib
-import os
-from pathlib import Path
-
 import numba
 
-# Numba's cache of a kernel looks at the kernel's own file only and would go on using it when a
-# function that it calls changes in another file: so each state of our sources has its own cache,
-# and so has each choice between block and portable kernels (Numba itself tells CPUs apart).
-_HERE = Path(__file__).parent
-_SOURCES = b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))
-_SOURCES += os.environ.get("CORPUSMILL_PORTABLE", "0").encode()
-_CACHE = Path(numba.config.CACHE_DIR or _HERE / "__pycache__" / "numba")
-numba.config.CACHE_DIR = str(_CACHE / hashlib.blake2b(_SOURCES, digest_size=8).hexdigest())
+# compiled kernels are kept by what our sources say, wherever they lie: kernels/text/cache.py
+_LOCATORS = ("UserProvidedCacheLocator", "InTreeCacheLocator", "UserWideCacheLocator", "IPythonCacheLocator")
+numba.config.CACHE_LOCATOR_CLASSES = ",".join(("kernels.text.cache.ByContent", *_LOCATORS))

@@ -13,10 +13,10 @@ _U32 = np.uint64(32)
 
 @njit(nogil=True, cache=True)
 def _count(hashes, chosen, parts, starts):
-    for d in range(hashes.shape[0]):
+    for d in range(hashes.shape[1]):
         if chosen[d]:
-            for band in range(hashes.shape[1]):
-                part = ((hashes[d, band] >> _U32) * parts) >> _U32
+            for band in range(hashes.shape[0]):
+                part = ((hashes[band, d] >> _U32) * parts) >> _U32
                 starts[np.int64(part) + 1] += 1
     for part in range(starts.size - 1):
         starts[part + 1] += starts[part]
@@ -24,10 +24,10 @@ def _count(hashes, chosen, parts, starts):
 
 @njit(nogil=True, cache=True)
 def _scatter(hashes, chosen, parts, at, keys, rows):
-    for d in range(hashes.shape[0]):
+    for d in range(hashes.shape[1]):
         if chosen[d]:
-            for band in range(hashes.shape[1]):
-                key = hashes[d, band]
+            for band in range(hashes.shape[0]):
+                key = hashes[band, d]
                 part = np.int64(((key >> _U32) * parts) >> _U32)
                 keys[at[part]] = key
                 rows[at[part]] = d
@@ -39,11 +39,11 @@ def partition_records(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The band hashes of the chosen documents, part by part, rows rising inside a part.
 
-    ``hashes`` uint64 [n, bands], ``chosen`` bool [n]. Returns (keys uint64 [m], rows uint32 [m],
+    ``hashes`` uint64 [bands, n], ``chosen`` bool [n]. Returns (keys uint64 [m], rows uint32 [m],
     starts int64 [parts + 1]): part p lies at starts[p]:starts[p + 1] and holds the hashes h with
     floor(h * parts / 2^64) = p, told by the upper half of h.
     """
-    assert hashes.shape[0] < 2**32 and parts > 0
+    assert hashes.shape[1] == chosen.size < 2**32 and parts > 0
     starts = np.zeros(parts + 1, np.int64)
     _count(hashes, chosen, np.uint64(parts), starts)
     keys = np.empty(starts[-1], np.uint64)

@@ -188,12 +188,12 @@ def test_find_sorted(index, others):
 
 def test_records_by_range():
     draw = np.random.default_rng(2)
-    hashes = draw.integers(0, 2**64, (1000, 14), np.uint64)
+    hashes = draw.integers(0, 2**64, (14, 1000), np.uint64)
     chosen = draw.random(1000) < 0.8
     for parts in (1, 2, 7, 100):
         keys, rows, starts = partition_records(hashes, chosen, parts)
         assert sorted(zip(keys.tolist(), rows.tolist(), strict=True)) == sorted(
-            (h, r) for r in np.flatnonzero(chosen).tolist() for h in hashes[r].tolist()
+            (h, r) for r in np.flatnonzero(chosen).tolist() for h in hashes[:, r].tolist()
         )
         for part in range(parts):
             inside = slice(starts[part], starts[part + 1])
