@@ -8,11 +8,10 @@ is printed unless all ids are equal.
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import gzip
 import json
 import os
-import platform
 import random
 import site
 import sys
@@ -23,11 +22,10 @@ from pathlib import Path
 os.environ["RAYON_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import numba
 import pyarrow as pa
-import tokenizers
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+from benchmarks.results import Row, publish, versions_of
 from kernels.text.bpe import BytePairEncoder
 from kernels.text.bpe_split import PATTERNS
 from pipelines.tokenize import library_classes
@@ -39,7 +37,6 @@ PEER_STEP = 8
 TRAIN_BYTES = 4_000_000
 VOCAB_SIZE = 32_768
 ROUNDS = 3
-RESULT = Path(__file__).parents[1] / "results" / "curation_tokenize.json"
 
 
 def read_texts(limit: int) -> list[str]:
@@ -81,7 +78,7 @@ def train(pattern: str, texts: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def measure(name: str, tokenizer: Tokenizer, texts: list[str]) -> list[dict]:
+def measure(name: str, tokenizer: Tokenizer, texts: list[str]) -> list[Row]:
     settings = json.loads(tokenizer.to_str())
     column = pa.array(texts, pa.large_string())
     some = list(range(0, len(texts), PEER_STEP))
@@ -107,51 +104,31 @@ def measure(name: str, tokenizer: Tokenizer, texts: list[str]) -> list[dict]:
     for state in ("cold", "warm"):
         rate = total / min(seconds[state]) / 1e6
         rows.append(
-            {
-                "name": f"{name} pattern, {state} cache",
-                "value": round(rate, 1),
-                "unit": "MB/s of text, one thread",
-                "reference": f"tokenizers encode_batch_fast: {peer:.2f} MB/s",
-                "ratio": round(rate / peer, 1),
-            }
+            Row(
+                name=f"{name} pattern, {state} cache",
+                value=round(rate, 1),
+                unit="MB/s of text, one thread",
+                reference=f"tokenizers encode_batch_fast: {peer:.2f} MB/s",
+                ratio=round(rate / peer, 1),
+            )
         )
     return rows
 
 
-def processor() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     texts = read_texts(TEXT_BYTES)
     to_train = read_texts(TRAIN_BYTES)
     rows = []
     for name, pattern in zip(NAMES, PATTERNS, strict=True):
         rows += measure(name, train(pattern, to_train), texts)
-    print(f"{'':38}{'MB/s':>8}{'tokenizers':>12}{'ratio':>8}")
-    for row in rows:
-        peer = row["reference"].split()[-2]
-        print(f"{row['name']:38}{row['value']:8.1f}{peer:>12}{row['ratio']:8.1f}")
-    result = {
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "versions": {
-            "python": platform.python_version(),
-            "numba": numba.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
-        "date": datetime.date.today().isoformat(),
-        "command": "python -m benchmarks.curation.tokenize",
-        "text": f"{sum(len(text.encode()) for text in texts) / 1e6:.1f} MB, {len(texts)} files",
-        "rows": rows,
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    publish(
+        "curation_tokenize",
+        rows,
+        red=[],
+        versions=versions_of("numba", "tokenizers"),
+        text=f"{sum(len(text.encode()) for text in texts) / 1e6:.1f} MB, {len(texts)} files",
+    )
 
 
 if __name__ == "__main__":
