@@ -1,7 +1,7 @@
 """Text kernels: Numba loops over Arrow's own UTF-8 buffers, no Python object per document or word.
 ``buffers`` gives the two arrays, ``words`` finds words and lines, ``statistics`` counts what the
-quality rules need (``reference`` is its contract), ``pii`` finds personal data; ``hashing``,
-``minhash`` and ``lsh`` find duplicates.
+quality rules need (``reference`` is its contract), ``pii`` finds personal data, ``markup`` tells what
+an HTML page cannot hold; ``hashing``, ``minhash`` and ``lsh`` find duplicates.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from resiliparse.parse.lang import detect_fast
 
@@ -27,6 +27,7 @@ def test_a_column_gets_what_single_texts_get(first_chars):
     assert found == [detect_fast(text[:first_chars]) for text in TEXTS]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=40), max_size=6), st.integers(1, 50))
 def test_starts_are_cut_by_characters(texts, chars):
     column = pa.chunked_array([pa.array(["before", *texts], pa.string()).slice(1)])
