@@ -53,7 +53,7 @@ class Language:
 def _starts(texts: pa.ChunkedArray, chars: int) -> Iterator[str]:
     """The first ``chars`` characters of each text; bytes that are not UTF-8 are passed over."""
     data, offsets = text_buffers(texts)
-    view = memoryview(data)
+    view = data.data
     # most characters are one byte: so many bytes nearly always hold enough of them
     guess = chars + chars // 8
     bounds = offsets.tolist()
