@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help install install-dev quickstart test proof lint clean
+.PHONY: help install install-dev quickstart test proof lint bench-curation clean
 
 help:        ## what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -37,5 +37,8 @@ lint: install-dev        ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-clean:       ## remove the environment and what the quickstart made
-	rm -rf $(VENV) quickstart
+bench-curation: install-dev    ## curation beside its peers, over an hour; WCXB=PATH adds real web pages
+	PYTHONPATH=. $(BIN)/python -m benchmarks.curation --growth $(if $(WCXB),--wcxb $(WCXB))
+
+clean:       ## remove the environments and what the quickstart and benchmarks made
+	rm -rf $(VENV) .peers .corpora quickstart

@@ -11,7 +11,7 @@ The report per benchmark is two queries over the files of the node (DuckDB; NODE
 
 What was looked for: items, those skipped as too short, those whose every n-gram is common ::
 
-    SELECT DISTINCT * FROM 'NODE/data/common-all.benchmarks.*.parquet'
+    SELECT unnest(report.benchmarks, recursive := true) FROM read_json('NODE/manifest.json')
 
 Excerpts are the column ``contamination_excerpt``; near misses are kept rows with
 ``contaminated_ngrams`` above 0.
@@ -161,7 +161,7 @@ class Decontaminate:
         shards = np.full(len(ngram), shard)
         return {"counts": pa.table({"shard": shards, "ngram": ngram, "documents": documents})}
 
-    def common(self, tables: list[pa.Table]) -> dict[str, pa.Table]:
+    def common(self, tables: list[pa.Table]) -> dict[str, Any]:
         """The common n-grams, for each shard that holds any n-gram; facts on each benchmark."""
         index, evaluation = self._index()
         documents = np.zeros(len(index.hashes), np.int64)
@@ -172,7 +172,7 @@ class Decontaminate:
         common = pa.table({"ngram": np.flatnonzero(~counts)})
         return {
             **{f"{table['shard'][0].as_py():05d}": common for table in tables},
-            "benchmarks": self._benchmarks(index, evaluation, counts),
+            "report": {"benchmarks": self._benchmarks(index, evaluation, counts).to_pylist()},
         }
 
     def _benchmarks(self, index: NgramIndex, evaluation: np.ndarray, counts: np.ndarray) -> pa.Table:

@@ -3,53 +3,79 @@
 MinHash with banding (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
 chapter 3): two documents whose sets of word n-grams have Jaccard similarity J share a band, and so
 a cluster, with probability 1 - (1 - J^rows)^bands. Clusters are closed under sharing.
+
+The phases, each of ordinary work items:
+
+sign     a shard       text to band hashes, in parts by range of hash
+group    a part        documents that share a hash, as a forest; matches with the index
+fetch    a shard       (with min_jaccard) the shingles of the candidates
+verify   a part        (with min_jaccard) the pairs that are similar enough, as a forest
+merge    some parts    their forests, as one
+cluster  all           the clusters; the self-check
+tell     a shard       id and rank of each member
+elect    a part        of each cluster who stays
+apply    a shard       the verdict, a local join
+
+Memory of a task, beside its shard and about 300 MB of interpreter and libraries: sign 170 bytes a
+document of the shard; group 60 bytes a record, of at most 16 M records with ``partitions: 0``;
+merge and cluster 8 bytes a document of the whole input and 100 a document in a cluster, which
+makes ``cluster`` the one that grows: 10^9 documents, a fifth of them in clusters, take 28 GB.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters import survivor
+from filters.forest import Forest
+from filters.minhash_index import IndexReader
+from filters.recall import self_check
+from kernels.text.band_records import partition_records
 from kernels.text.buffers import text_buffers
-from kernels.text.lsh import cluster_equal, forest_edges, merge_forests
-from kernels.text.minhash import band_hashes, signatures
+from kernels.text.lsh import cluster_equal, forest_edges
+from kernels.text.minhash import band_signatures, signatures
+from kernels.text.shingles import jaccard, shingle_sets
 
 Survivor = Literal["first", "longest", "best_score", "source_priority"]
+# records of a part: enough to be worth a work item, few enough for its memory
+_FEW_RECORDS, _MANY_RECORDS = 1 << 20, 1 << 24
+_CPUS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinhashDedup:
     """Drop near-duplicates: documents that share a MinHash band, directly or through others.
 
-    Of a cluster one stays, the others are dropped and name it in ``minhash_cluster_id``. Ties go
-    to the first by (shard, row). If any member is held out, the one that stays becomes held out:
-    no near copy of a held-out page is trained on. Texts without a word match nothing. What a word
-    is: kernels/text/minhash.py.
+    Of a cluster one stays, the others are dropped by the rule "near_duplicate" and name it in
+    ``minhash_cluster_id``. Ties go to the first by (shard, row). If any member is held out, the
+    one that stays becomes held out: no near copy of a held-out page is trained on. Texts without a
+    word match nothing. What a word is: kernels/text/minhash.py.
+
+    With an ``index`` of documents from earlier runs (stage ``minhash_index``), a cluster of which
+    any member shares a band with one of those is dropped whole, by the rule "indexed_duplicate";
+    ``minhash_cluster_id`` is then the id of the old document that matched: the member's own
+    match, else that of the first member that has one.
+
+    Every run checks itself: pairs of known similarity are planted, and the report shows the share
+    of them that was found beside what the formula above promises.
     """
 
     stage: ClassVar[str] = "minhash_dedup"
     shape: ClassVar[str] = "shuffle"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     determinism: ClassVar[str] = "exact"
     libraries: ClassVar[tuple[str, ...]] = ("numba", "unicodedata")
     inputs: ClassVar[dict[str, str]] = {"documents": "documents"}
     output: ClassVar[str] = "documents"
     needs: ClassVar[tuple[str, ...]] = ("id", "text")
-    adds: ClassVar[dict[str, str]] = {
-        "minhash_cluster_id": "string",
-        "minhash_cluster_size": "int32",
-    }
-    phases: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("sign", "shard"),
-        ("group", "partition"),
-        ("cluster", "all"),
-        ("apply", "shard"),
-    )
 
     ngram: int = 5
     """Words in a shingle. A text of fewer words is one shingle."""
@@ -59,6 +85,12 @@ class MinhashDedup:
     """Slots in a band. More ask for more similarity."""
     seed: int = 1
     """Seed of the slots' permutations."""
+    min_jaccard: float = 0.0
+    """Verify: documents that share a band count as near-duplicates only if the Jaccard similarity
+    of their sets of shingles (told by 32-bit hashes) is at least this; each is compared with the
+    first document of the band. 0 does not verify."""
+    index: str | None = None
+    """Folder of an index of old documents: RUN/<node>, a dataset of ``minhash_index``, or its files."""
     survivor: Survivor = "first"
     """Who stays of a cluster: the first, the longest in bytes of UTF-8, the best by score_column,
     or the one whose source stands first in source_order."""
@@ -66,8 +98,11 @@ class MinhashDedup:
     """The number that best_score compares, higher is better; a missing one is the worst."""
     source_order: tuple[str, ...] = ()
     """Sources from best to worst, for source_priority; those not named come last."""
-    partitions: int = 16
-    """Parts the bands are grouped in, each by one work item; does not change the output."""
+    keep_signatures: bool = False
+    """Add ``minhash_signature``: the slots, as datasketch's affine32 scheme has them."""
+    partitions: int = 0
+    """Parts the records are grouped in, each by one work item; 0: by the size of the input. Does
+    not change the output."""
 
     def __post_init__(self) -> None:
         for name in ("ngram", "bands", "rows"):
@@ -77,43 +112,209 @@ class MinhashDedup:
             raise ValueError(f"bands x rows must be at most 4096, not {self.bands * self.rows}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0..2^32 - 1, not {self.seed}")
-        if not 1 <= self.partitions <= 999:
-            raise ValueError(f"partitions must lie in 1..999, not {self.partitions}")
+        if not 0 <= self.min_jaccard <= 1:
+            raise ValueError(f"min_jaccard must lie in 0..1, not {self.min_jaccard}")
+        if self.min_jaccard and self.index:
+            raise ValueError("min_jaccard and index exclude each other: an index holds no texts to verify by")
+        if not 0 <= self.partitions <= 9999:
+            raise ValueError(f"partitions must lie in 0..9999, not {self.partitions}")
         if self.survivor not in get_args(Survivor):
             known = ", ".join(get_args(Survivor))
             raise ValueError(f"survivor must be one of {known}, not {self.survivor!r}")
         for policy, name in (("best_score", "score_column"), ("source_priority", "source_order")):
             if (self.survivor == policy) != bool(getattr(self, name)):
                 raise ValueError(f"survivor {policy!r} and {name} need each other")
+        # read now: a wrong index is an error of the configuration
+        assert self.index is None or self._index
+
+    @cached_property
+    def _index(self) -> IndexReader:
+        assert self.index is not None
+        return IndexReader.open(self.index).fitting(self)
+
+    @property
+    def phases(self) -> tuple[tuple[str, str], ...]:
+        verify = (("fetch", "shard"), ("verify", "partition")) if self.min_jaccard else ()
+        return (
+            ("sign", "shard"),
+            ("group", "partition"),
+            *verify,
+            ("merge", "partition"),
+            ("cluster", "all"),
+            ("tell", "shard"),
+            ("elect", "partition"),
+            ("apply", "shard"),
+        )
+
+    @property
+    def adds(self) -> dict[str, str]:
+        slots = {"minhash_signature": f"fixed_size_list<uint32>[{self.bands * self.rows}]"}
+        return {
+            "minhash_cluster_id": "string",
+            "minhash_cluster_size": "int32",
+            **(slots if self.keep_signatures else {}),
+        }
+
+    @property
+    def reads(self) -> dict[str, list[str]]:
+        """The columns that each phase reads of a shard; the last reads all."""
+        return {"sign": ["text"], "fetch": ["text"], "tell": sorted({"id", *self._rank_columns(), "split"})}
+
+    def _rank_columns(self) -> set[str]:
+        named = {"best_score": self.score_column, "source_priority": "source", "longest": "text"}
+        return {name} if (name := named.get(self.survivor)) else set()
 
     def columns(self) -> set[str]:
         """The columns read with these parameters."""
-        extra = {"best_score": self.score_column, "source_priority": "source"}.get(self.survivor)
-        return {*self.needs, extra} if extra else set(self.needs)
+        return {*self.needs, *self._rank_columns()}
+
+    def identity(self) -> dict[str, Any]:
+        """The parameters; of the index what it holds, not where it lies."""
+        index = self._index.fingerprint if self.index else None
+        return {**dataclasses.asdict(self), "index": index}
+
+    def sized(self, rows: int) -> Self:
+        """The stage with as many partitions as an input of so many rows takes."""
+        if self.partitions:
+            return self
+        documents = rows + (self._index.documents if self.index else 0)
+        records = documents * self.bands
+        parts = max(min(_CPUS, math.ceil(records / _FEW_RECORDS)), math.ceil(records / _MANY_RECORDS))
+        return dataclasses.replace(self, partitions=max(1, parts))
 
     def sign(self, shard: int, table: pa.Table, mine: pa.Table | None) -> dict[str, pa.Table]:
-        """Band hashes by range of hash ("p000", ...); what choosing a survivor takes ("d000")."""
-        survivor.check_input(self.stage, shard, table, sorted(self.columns()))
-        numbers = survivor.document_numbers(shard, table.num_rows)
-        slots, num_shingles = signatures(
-            *text_buffers(table["text"]), self.bands * self.rows, self.ngram, self.seed
+        """Band hashes of the shard's texts by range of hash: "p00000", ..."""
+        survivor.check_columns(self.stage, shard, table, ["text"])
+        hashes, num_shingles = band_signatures(
+            *text_buffers(table["text"]), self.bands, self.rows, self.ngram, self.seed
         )
-        has_words = num_shingles > 0
-        hashes = band_hashes(slots, self.bands, self.rows)[has_words].ravel()
-        records = pa.table({"hash": hashes, "document": numbers[has_words].repeat(self.bands)})
-        about = pa.table(
+        keys, rows, starts = partition_records(hashes.T, num_shingles > 0, self.partitions)
+        of_shard = {"shard": str(shard)}
+        return {
+            f"p{part:05d}": pa.table({"hash": keys[a:b], "row": rows[a:b]}).replace_schema_metadata(of_shard)
+            for part, (a, b) in enumerate(zip(starts, starts[1:], strict=False))
+            if a < b
+        }
+
+    def group(self, name: str, tables: list[pa.Table]) -> dict[str, pa.Table]:
+        """What the records of one part say: pairs (left, right) of document numbers to unite.
+
+        With min_jaccard: the candidates of each shard, by the first document of their band.
+        """
+        part = int(name[1:])
+        hashes = np.concatenate([table["hash"].to_numpy() for table in tables])
+        documents = np.concatenate([_documents(table) for table in tables])
+        if self.min_jaccard:
+            return _candidates(hashes, documents)
+        # documents rise, so that numbering those of this part takes one pass and no sort
+        is_new = np.ones(len(documents), bool)
+        is_new[1:] = documents[1:] != documents[:-1]
+        numbers = documents[is_new]
+        local = np.cumsum(is_new) - 1
+        parent = cluster_equal(hashes, local, len(numbers))
+        child, root = forest_edges(parent)
+        out = {self._merge_name(part): pa.table({"left": numbers[root], "right": numbers[child]})}
+        if self.index:
+            old = self._index.find(hashes, part, self.partitions)
+            found = old >= 0
+            if found.any():
+                matches = {"document": documents[found], "old": old[found]}
+                out[f"x{part:05d}"] = pa.table(matches)
+        return out
+
+    def _merge_name(self, part: int) -> str:
+        # about as many merges as each of them has parts
+        return f"m{part // math.ceil(math.sqrt(self.partitions)):05d}"
+
+    def fetch(self, shard: int, table: pa.Table, mine: pa.Table) -> dict[str, pa.Table]:
+        """The shingles of the shard's candidates, once for each first document they go with."""
+        pairs = (
+            mine.group_by(["row", "first"])
+            .aggregate([])
+            .sort_by([("row", "ascending"), ("first", "ascending")])
+        )
+        rows, first = pairs["row"].to_numpy(), pairs["first"].to_numpy()
+        chosen, which = np.unique(rows, return_inverse=True)
+        values, starts = shingle_sets(*text_buffers(table["text"].take(chosen)), self.ngram)
+        sets = pa.LargeListArray.from_arrays(starts, values)
+        records = pa.table(
+            {"first": first, "document": (shard << 32) + rows, "shingles": sets.take(pa.array(which))}
+        )
+        return survivor.by_partition("v", records, first % self.partitions)
+
+    def verify(self, name: str, tables: list[pa.Table]) -> dict[str, pa.Table]:
+        """The pairs of one part whose shingles are similar enough."""
+        records = pa.concat_tables(tables).sort_by([("first", "ascending"), ("document", "ascending")])
+        first, documents = records["first"].to_numpy(), records["document"].to_numpy()
+        # the first document of a band is the smallest of its candidates: it leads its run
+        leads = np.flatnonzero(first == documents)
+        lead = leads[np.searchsorted(first[leads], first)]
+        sets = records["shingles"].combine_chunks()
+        values, starts = sets.values.to_numpy(), sets.offsets.to_numpy()
+        similarity = jaccard(values, starts, lead, np.arange(len(first)))
+        similar = (similarity >= self.min_jaccard) & (first != documents)
+        edges = {"left": first[similar], "right": documents[similar]}
+        return {self._merge_name(int(name[1:])): pa.table(edges)}
+
+    def merge(self, name: str, tables: list[pa.Table]) -> dict[str, pa.Table]:
+        """The forests of some parts as one; matches with the index pass through."""
+        if name.startswith("x"):
+            return {name: pa.concat_tables(tables)}
+        forest = Forest(tables)
+        child, root = forest_edges(forest.parent)
+        return {name: pa.table({"left": forest.number(root), "right": forest.number(child)})}
+
+    def cluster(self, tables: list[pa.Table]) -> dict[str, Any]:
+        """Clusters over all parts: for each shard its rows in one, and the first of each cluster."""
+        matches = [table for table in tables if "old" in table.column_names]
+        forest = Forest(
+            [table for table in tables if "left" in table.column_names],
+            [table["document"].to_numpy() for table in matches],
+        )
+        members = forest.members()
+        columns = {"first": forest.number(forest.parent[members])}
+        numbers = forest.number(members)
+        if self.index:
+            columns["indexed"] = self._indexed(matches, numbers, columns["first"])
+        return {**survivor.by_shard(numbers, columns), "report": {"self_check": self_check(self)}}
+
+    def _indexed(self, matches: list[pa.Table], numbers: np.ndarray, first: np.ndarray) -> pa.Array:
+        """For each member the id of the old document that it, or else its cluster, matched."""
+        old = np.full(len(numbers), np.iinfo(np.int64).max)
+        for table in matches:
+            at = np.searchsorted(numbers, table["document"].to_numpy())
+            np.minimum.at(old, at, table["old"].to_numpy())
+        has = old < np.iinfo(np.int64).max
+        # members rise, so that the first of a cluster with a match comes first
+        clusters, at = np.unique(first[has], return_index=True)
+        place = np.searchsorted(clusters, first)
+        in_matched = np.zeros(len(numbers), bool)
+        inside = place < len(clusters)
+        in_matched[inside] = clusters[place[inside]] == first[inside]
+        theirs = np.where(has, old, 0)
+        fallback = in_matched & ~has
+        theirs[fallback] = old[has][at[place[fallback]]]
+        ids = self._index.ids(theirs[in_matched])
+        where = np.full(len(numbers), -1, np.int64)
+        where[in_matched] = np.arange(in_matched.sum())
+        return ids.take(pa.array(where, mask=where < 0))
+
+    def tell(self, shard: int, table: pa.Table, mine: pa.Table) -> dict[str, pa.Table]:
+        """What electing takes of each member, by cluster."""
+        survivor.check_columns(self.stage, shard, table, sorted({"id", *self._rank_columns()}))
+        rows = mine["row"].to_numpy()
+        table = table.take(rows)
+        records = pa.table(
             {
-                "document": numbers,
-                "id": table["id"].cast(pa.string()),
+                "first": mine["first"],
+                "document": (shard << 32) + rows,
+                "id": table["id"].cast(pa.large_string()),
                 "rank": self._rank(table),
                 "heldout": survivor.heldout(table),
+                "indexed": mine["indexed"] if self.index else pa.nulls(len(rows), pa.string()),
             }
         )
-        part = survivor.hash_range(hashes, self.partitions)
-        return {
-            **survivor.by_partition("p", records, part),
-            f"d{shard % self.partitions:03d}": about,
-        }
+        return survivor.by_partition("e", records, mine["first"].to_numpy() % self.partitions)
 
     def _rank(self, table: pa.Table) -> np.ndarray:
         if self.survivor == "longest":
@@ -127,101 +328,63 @@ class MinhashDedup:
             return -pc.fill_null(place, len(order)).to_numpy().astype(np.float64)
         return np.zeros(table.num_rows)
 
-    def group(self, name: str, tables: list[pa.Table]) -> dict[str, pa.Table]:
-        """Clusters among the records of one part, as pairs (left, right) of document numbers."""
-        if name.startswith("d"):
-            return {name: pa.concat_tables(tables)}
-        # each table is of one shard: number its documents after those of the tables before
-        base, shard_of, dense = [0], [], []
-        for table in tables:
-            shards, rows = survivor.shards_and_rows(table["document"].to_numpy())
-            shard_of.append(shards[0])
-            dense.append(base[-1] + rows)
-            base.append(base[-1] + int(rows.max()) + 1)
-        hashes = np.concatenate([table["hash"].to_numpy() for table in tables])
-        parent = cluster_equal(hashes, np.concatenate(dense), base[-1])
-
-        def numbers(dense: np.ndarray) -> np.ndarray:
-            at = np.searchsorted(base, dense, side="right") - 1
-            return (np.array(shard_of)[at] << 32) + dense - np.array(base)[at]
-
-        left, right = forest_edges(parent)
-        return {name: pa.table({"left": numbers(left), "right": numbers(right)})}
-
-    def cluster(self, tables: list[pa.Table]) -> dict[str, pa.Table]:
-        """Clusters over all parts and their survivors: for each shard, its rows in a cluster."""
-        about = [table for table in tables if "rank" in table.column_names]
-        if not about:
-            return {}
-        documents = pa.concat_tables(about).sort_by("document")
-        numbers = documents["document"].to_numpy()
-        forests = [
-            tuple(np.searchsorted(numbers, table[side].to_numpy()) for side in ("left", "right"))
-            for table in tables
-            if "left" in table.column_names
-        ]
-        parent = merge_forests(len(numbers), forests)
-        in_cluster = np.flatnonzero(np.bincount(parent, minlength=len(parent))[parent] > 1)
-        members = documents.take(in_cluster).combine_chunks()
+    def elect(self, name: str, tables: list[pa.Table]) -> dict[str, pa.Table]:
+        """Who stays of the clusters of one part: for each shard, its members."""
+        members = pa.concat_tables(tables).combine_chunks()
+        documents = members["document"].to_numpy()
         chosen, size, held = survivor.elect(
-            cluster=parent[in_cluster],
-            documents=numbers[in_cluster],
+            cluster=members["first"].to_numpy(),
+            documents=documents,
             rank=members["rank"].to_numpy(),
             is_heldout=members["heldout"].to_numpy(),
         )
-        stays = chosen == np.arange(len(chosen))
+        indexed = members["indexed"].combine_chunks()
+        is_indexed = indexed.is_valid().to_numpy(zero_copy_only=False)
+        stays = (chosen == np.arange(len(chosen))) & ~is_indexed
         columns = {
-            "cluster_id": members["id"].take(chosen).combine_chunks(),
+            "cluster_id": pc.coalesce(indexed, members["id"].take(chosen).combine_chunks().cast(pa.string())),
             "size": pa.array(size),
             "stays": pa.array(stays),
+            "indexed": pa.array(is_indexed),
             "to_heldout": pa.array(held & stays),
         }
-        return survivor.by_shard(numbers[in_cluster], columns)
+        return survivor.by_shard(documents, columns)
 
     def apply(self, shard: int, table: pa.Table, mine: pa.Table | None) -> dict[str, pa.Table]:
-        """The shard's rows with ``drop_rule`` "near_duplicate" and our columns."""
+        """The shard's rows with ``drop_rule`` and our columns."""
+        survivor.check_input(self.stage, shard, table, sorted(self.columns()))
         n = table.num_rows
         yes, no = pa.array(np.ones(n, bool)), pa.array(np.zeros(n, bool))
         one = pa.array(np.ones(n, np.int32))
         ids = table["id"].cast(pa.string()).combine_chunks()
         to_heldout = survivor.spread(mine, "to_heldout", n, no)
         stays = survivor.spread(mine, "stays", n, yes)
+        indexed = survivor.spread(mine, "indexed", n, no)
+        rule = pc.if_else(indexed, "indexed_duplicate", survivor.where(pc.invert(stays), "near_duplicate"))
         table = survivor.with_split(table, to_heldout.to_numpy(zero_copy_only=False))
         columns = {
             "minhash_cluster_id": survivor.spread(mine, "cluster_id", n, ids),
             "minhash_cluster_size": survivor.spread(mine, "size", n, one),
-            "drop_rule": survivor.where(pc.invert(stays), "near_duplicate"),
+            "drop_rule": rule,
         }
+        if self.keep_signatures:
+            slots, _ = signatures(*text_buffers(table["text"]), self.bands * self.rows, self.ngram, self.seed)
+            columns["minhash_signature"] = pa.FixedSizeListArray.from_arrays(slots.ravel(), slots.shape[1])
         return {"": survivor.with_columns(table, columns)}
 
 
-def planted_recall(
-    stage: MinhashDedup, jaccard: float, pairs: int = 1000, words: int = 300, seed: int = 0
-) -> tuple[float, float]:
-    """Self-check: (share of planted pairs that land in one cluster, what the S-curve expects).
+def _documents(table: pa.Table) -> np.ndarray:
+    """Numbers of the documents of a table of records, int64 [n], rising."""
+    shard = int(table.schema.metadata[b"shard"])
+    return table["row"].to_numpy().astype(np.int64) + (shard << 32)
 
-    Each pair is a text of random words and a copy with words replaced, far enough apart to break
-    ``ngram`` shingles each, as many as bring the pair nearest to ``jaccard``; the expectation is
-    1 - (1 - J^rows)^bands at the similarity reached.
-    """
-    shingles = words - stage.ngram + 1
-    # one replaced word takes n shingles from either side: J = (S - x) / (S + x), x = replaced * n
-    replaced = round(shingles * (1 - jaccard) / (1 + jaccard) / stage.ngram)
-    if replaced * stage.ngram * 2 > shingles:
-        raise ValueError(f"{words} words are too few to plant pairs of similarity {jaccard}")
-    draw = np.random.default_rng(seed)
-    texts = []
-    for _ in range(pairs):
-        numbers = draw.integers(0, 1 << 40, words)
-        texts.append(" ".join(f"w{number:x}" for number in numbers))
-        # inside both ends, n words apart, so that no two replaced words share a shingle
-        places = np.arange(stage.ngram - 1, shingles, stage.ngram)
-        numbers[draw.choice(places, replaced, replace=False)] += 1 << 41
-        texts.append(" ".join(f"w{number:x}" for number in numbers))
-    table = pa.table({"id": [str(i) for i in range(len(texts))], "text": texts})
-    signed = stage.sign(0, table, None)
-    grouped = [t for name in signed for t in stage.group(name, [signed[name]]).values()]
-    rows = stage.cluster(grouped).get("00000", pa.table({"row": []}))["row"].to_numpy()
-    broken = replaced * stage.ngram
-    reached = (shingles - broken) / (shingles + broken)
-    return len(rows) / (2 * pairs), 1 - (1 - reached**stage.rows) ** stage.bands
+
+def _candidates(hashes: np.ndarray, documents: np.ndarray) -> dict[str, pa.Table]:
+    """For each shard its rows that share a hash, with the first document that has it (itself too)."""
+    order = np.argsort(hashes, kind="stable")
+    hashes, documents = hashes[order], documents[order]
+    starts = np.ones(len(hashes), bool)
+    starts[1:] = hashes[1:] != hashes[:-1]
+    first = documents[starts][np.cumsum(starts) - 1]
+    alone = starts & np.append(starts[1:], True)
+    return survivor.by_shard(documents[~alone], {"first": pa.array(first[~alone])})

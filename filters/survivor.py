@@ -25,13 +25,18 @@ def shards_and_rows(documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return documents >> 32, documents & 0xFFFFFFFF
 
 
-def check_input(stage: str, shard: int, table: pa.Table, columns: list[str]) -> None:
-    """Raise ValueError unless the shard has the columns and an id in each row."""
+def check_columns(stage: str, shard: int, table: pa.Table, columns: list[str]) -> None:
+    """Raise ValueError unless the shard has the columns."""
     for name in columns:
         if name not in table.column_names:
             raise ValueError(
                 f"{stage}, shard {shard}: no column {name!r}; there are: {', '.join(table.column_names)}"
             )
+
+
+def check_input(stage: str, shard: int, table: pa.Table, columns: list[str]) -> None:
+    """Raise ValueError unless the shard has the columns and an id in each row."""
+    check_columns(stage, shard, table, columns)
     if nulls := table["id"].null_count:
         raise ValueError(
             f"{stage}, shard {shard}: {nulls} of {table.num_rows} rows have no id; give each "
@@ -79,7 +84,7 @@ def by_shard(documents: np.ndarray, columns: dict[str, pa.Array]) -> dict[str, p
 
 
 def by_partition(prefix: str, table: pa.Table, part: np.ndarray) -> dict[str, pa.Table]:
-    """One table for each number in ``part`` [n], the rows of ``table`` [n] in their order."""
+    """One table for each number below 2^16 in ``part`` [n], the rows of ``table`` [n] in their order."""
     # NumPy sorts 16-bit integers by radix
     part = part.astype(np.uint16)
     order = np.argsort(part, kind="stable")

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,10 +184,11 @@ def write_file(folder: Folder, name: str, path: Path, role: str = "rows", rows: 
     return File(role, name, rows, len(data), digest, digest[:32])
 
 
-def read_table(folder: Folder, file: str, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one file; names the file and what to do when it is damaged or gone."""
+@contextmanager
+def readable(folder: Folder, file: str) -> Iterator[None]:
+    """Names the file and what to do when what is read inside is damaged or gone."""
     try:
-        return pq.read_table(folder.path(file), filesystem=folder.fs, columns=columns)
+        yield
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{folder}/{file} is named by a commit but is not there: restore it, or delete the"
@@ -193,9 +196,24 @@ def read_table(folder: Folder, file: str, columns: list[str] | None = None) -> p
         ) from None
     except pa.ArrowInvalid as error:
         raise ValueError(
-            f"{folder}/{file} is not a readable Parquet file ({error}): delete the dataset folder"
-            f" {folder} to make it again"
+            f"{folder}/{file} is not a readable {file.rsplit('.', 1)[-1].capitalize()} file ({error}):"
+            f" delete the dataset folder {folder} to make it again"
         ) from error
+
+
+def read_table(folder: Folder, file: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of one file, or some of its columns."""
+    with readable(folder, file):
+        return pq.read_table(folder.path(file), filesystem=folder.fs, columns=columns)
+
+
+def read_slice(folder: Folder, file: str, start: int, stop: int) -> pa.Table:
+    """Rows ``start`` to ``stop`` of one file; row groups outside are not read."""
+    with readable(folder, file), pq.ParquetFile(folder.path(file), filesystem=folder.fs) as parquet:
+        sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        first, last = np.searchsorted(bounds, start, "right") - 1, np.searchsorted(bounds, stop)
+        return parquet.read_row_groups(range(first, last)).slice(start - bounds[first], stop - start)
 
 
 @dataclass

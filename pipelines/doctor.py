@@ -9,7 +9,6 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -104,8 +103,11 @@ def _traps() -> Iterator[Finding]:
             f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is set; a run without --ray-address ignores it",
             "",
         )
-    cache = Path(os.environ.get("NUMBA_CACHE_DIR", check_house()))
-    if not os.access(cache, os.W_OK):
+    from kernels.text.cache import root
+
+    cache = root()
+    there = next(path for path in (cache, *cache.parents) if path.exists())
+    if not os.access(there, os.W_OK):
         yield (
             WARN,
             f"{cache} cannot be written: kernels compile anew in each process",

@@ -189,6 +189,7 @@ class Engine:
         folders = {source.name: source.plan.dataset for source in sources}
         try:
             job.plan = make_plan(job.unit, self.dag, self.store, inputs, folders)
+            job.unit = job.plan.unit
             manifest = read_manifest(job.plan.dataset)
         except (ValueError, FileNotFoundError) as error:
             if isinstance(error, SchemaTooNew):
@@ -345,8 +346,8 @@ class Engine:
 
     def _phase_done(self, job: Job, gaps: list[str] | None = None) -> None:
         phases = job.unit.last.step.phases if job.unit.shape == "shuffle" else ()
-        # an input without shards has nothing to shuffle
-        if job.phase + 1 < len(phases) and job.items:
+        # an input without shards has nothing to shuffle; a later phase may have nothing to do
+        if job.phase + 1 < len(phases) and (job.items or job.phase):
             before = [job.commits[name] for name in job.items]
             job.phase += 1
             self._open_items(job, next_items(job.plan, job.phase, before))

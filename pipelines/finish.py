@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines.dataset import Commit, File, Manifest, content_fingerprint
+from pipelines.dataset import Commit, File, Manifest, content_fingerprint, read_commit
 from pipelines.job import Job
 from pipelines.storage import Folder
 
@@ -43,7 +43,7 @@ def make_manifest(
             by_role[file.role].append(file)
     # a shard that nothing came out of would only cost the nodes to come a work item
     rows = [file for file in by_role["rows"] if file.rows or output == "artifact"]
-    report = dict(commits[0].report) if unit.shape == "fit" else {}
+    report = dict(commits[0].report) if unit.shape == "fit" else _phase_report(job)
     if plan.annotated:
         report["annotated"] = plan.annotated
     now = time.time()
@@ -79,6 +79,14 @@ def make_manifest(
             "warnings": job.warnings,
         },
     )
+
+
+def _phase_report(job: Job) -> dict:
+    """What the phase of a shuffle that sees everything had to say."""
+    for phase, per in job.unit.last.step.phases if job.unit.shape == "shuffle" else ():
+        if per == "all" and (commit := read_commit(job.plan.dataset, f"{phase}-all")):
+            return dict(commit.report)
+    return {}
 
 
 def _schema(folder: Folder, rows: list[File]) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Files in a store that no commit names: what killed workers left behind."""
+"""Files in a store that nobody needs: what killed workers left behind, and what the phases of a
+finished shuffle wrote for each other."""
 
 from __future__ import annotations
 
@@ -17,9 +18,14 @@ YOUNG_SECONDS = 3600
 
 
 def garbage(dataset: Folder, younger: float = YOUNG_SECONDS) -> list[pafs.FileInfo]:
-    """Files under data/ and commits/ of one dataset that no commit names and that are not young."""
-    named = {file.file for commit in read_commits(dataset).values() for file in commit.files}
+    """Files under data/ and commits/ of one dataset that nobody needs and that are not young."""
     finished = dataset.exists("manifest.json")
+    named = {
+        file.file.partition("#")[0]
+        for commit in read_commits(dataset).values()
+        for file in commit.files
+        if not (finished and "#" in file.file)
+    }
     found = []
     for folder in ("data", "commits", "scratch"):
         selector = pafs.FileSelector(dataset.path(folder), recursive=True, allow_not_found=True)

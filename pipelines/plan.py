@@ -8,7 +8,7 @@ of its inputs and the run's seed: never over a path, a host, a time or a number 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines import registry
@@ -117,6 +117,7 @@ def make_plan(
 ) -> Plan:
     """Freeze the plan of a unit whose inputs are complete (or accepted with a gap)."""
     check_columns(unit, inputs)
+    unit = _sized(unit, inputs)
     steps = [_describe(node) for node in unit.nodes]
     common = {
         "inputs": {name: manifest.content_fingerprint for name, manifest in inputs.items()},
@@ -138,6 +139,15 @@ def make_plan(
     assert frozen is not None
     plan.items = frozen["items"]
     return plan
+
+
+def _sized(unit: Unit, inputs: dict[str, Manifest]) -> Unit:
+    """The unit with its stage fitted to the number of rows, where it asks for that."""
+    node = unit.last
+    if unit.shape != "shuffle" or not hasattr(node.step, "sized"):
+        return unit
+    rows = sum(shard["rows"] for shard in inputs[unit.main_input].shards)
+    return Unit((*unit.nodes[:-1], replace(node, step=node.step.sized(rows))))
 
 
 def _pretty(value: Any) -> bytes:
@@ -174,8 +184,21 @@ def first_items(plan: Plan) -> list[dict]:
         ]
     if unit.shape == "fit":
         return [_item(plan, "fit", {}, None)]
-    prefix = f"{unit.last.step.phases[0][0]}-" if unit.shape == "shuffle" else "s"
     shards = plan.inputs[unit.main_input].shards
+    prefix = "s"
+    if unit.shape == "shuffle":
+        name, per = unit.last.step.phases[0]
+        prefix = f"{name}-"
+        if per == "slices":
+            return [
+                _item(
+                    plan,
+                    f"{prefix}{number:05d}",
+                    {"slices": [[shards[shard]["file"], start, stop] for shard, start, stop in slices]},
+                    [[shards[shard]["content_hash"], start, stop] for shard, start, stop in slices],
+                )
+                for number, slices in enumerate(unit.last.step.slices(shards))
+            ]
     return [
         _item(plan, f"{prefix}{number:05d}", {"shard": number}, shard["content_hash"])
         for number, shard in enumerate(shards)
@@ -187,6 +210,8 @@ def next_items(plan: Plan, phase: int, before: list[Commit]) -> list[dict]:
     name, per = plan.unit.last.step.phases[phase]
     if per == "shard":
         shards = plan.inputs[plan.unit.main_input].shards
+        is_last = phase == len(plan.unit.last.step.phases) - 1
+        named = {file.role for commit in before for file in commit.files}
         return [
             _item(
                 plan,
@@ -195,6 +220,7 @@ def next_items(plan: Plan, phase: int, before: list[Commit]) -> list[dict]:
                 [shard["content_hash"], _hashes(before, f"{number:05d}")],
             )
             for number, shard in enumerate(shards)
+            if is_last or f"{number:05d}" in named
         ]
     if per == "partition":
         roles = sorted({file.role for commit in before for file in commit.files})

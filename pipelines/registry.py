@@ -22,6 +22,7 @@ NODE_KEYS = ("stage", "input", "inputs", "materialize", "keep_dropped", "max_qua
 # One line a stage: name -> module:class. Loaded only when used, so that the command line starts fast.
 BUILT_IN = {
     "read_warc": "pipelines.crawl.stage:ReadWarc",
+    "read_parquet": "pipelines.read_parquet:ReadParquet",
     "crawl": "pipelines.crawl.stage:Crawl",
     "extract": "pipelines.extract.stage:Extract",
     "url_rules": "filters.url:UrlRules",
@@ -34,7 +35,9 @@ BUILT_IN = {
     "decide": "filters.decide:Decide",
     "exact_dedup": "filters.exact_dedup:ExactDedup",
     "minhash_dedup": "filters.minhash_dedup:MinhashDedup",
+    "minhash_index": "filters.minhash_index:MinhashIndex",
     "line_dedup": "filters.line_dedup:LineDedup",
+    "rebalance": "filters.rebalance:Rebalance",
     "decontaminate": "filters.decontaminate:Decontaminate",
     "train_classifier": "filters.train_classifier:TrainClassifier",
     "classify": "filters.classify:Classify",

@@ -33,13 +33,19 @@ expand   expand(self, shard, **artifacts) -> pa.Table        ``shard`` is a pa.T
 shuffle  phases = (("sign", "shard"), ("group", "partition"), ("cluster", "all"), ("apply", "shard"))
          one method a phase, named as it:
          per "shard"      sign(self, shard: int, table, mine) -> dict[str, pa.Table]
-                          ``table``: the input shard; ``mine``: None in the first phase, else the
-                          table the phase before wrote under the name f"{shard:05d}"
+                          ``table``: the input shard, of it the columns ``reads[phase]`` when the
+                          stage has ``reads``; ``mine``: None in the first phase, else all that the
+                          phase before wrote under the name f"{shard:05d}". Between the first phase
+                          and the last one only shards that it named are gone through
          per "partition"  group(self, name: str, tables: list) -> dict[str, pa.Table]
                           one item for each name the phase before wrote, with its tables in the
                           order of that phase's items
          per "all"        cluster(self, tables: list) -> dict[str, pa.Table]
-         the last phase is per "shard" and returns {"": pa.Table}: the input rows with verdicts
+                          a dict (JSON) under the name "report" goes into the report
+         the last phase is per "shard" and returns {"": pa.Table}: the input rows with verdicts.
+         Or the only phase is per "slices": slices(self, shards: list[dict]) -> list of items, each
+         [(shard, first row, row after the last), ...]; its method gets those rows as one table
+         ``sized(self, rows: int)``, if there is one, returns the stage fitted to its input's size
 fit      fit(self, out: Path, scratch: Path, seed: int, progress, **inputs) -> dict
          writes its files into ``out``; ``scratch`` survives a crash; ``progress(text)`` reports;
          documents come as pyarrow.dataset.Dataset, tokens and artifacts as the Path of the

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -33,11 +34,13 @@ from pipelines.dataset import (
     put_commit,
     read_commit,
     read_commits,
+    read_slice,
     read_table,
     write_file,
     write_table,
 )
 from pipelines.house import check_house
+from pipelines.phase_files import read_part, write_tables
 from pipelines.storage import Folder, is_full
 
 VERDICT = ("drop_rule", "error")
@@ -78,6 +81,10 @@ def run_item(task: Task) -> dict:
     started = time.monotonic()
     try:
         check_house()
+        if "kernels.text.buffers" in sys.modules:  # this item's stage uses text kernels
+            from kernels.text.cache import warm_once
+
+            warm_once()
         done = read_commit(task.folder, task.item["item"])
         if done is None:
             commit = _SHAPES[task.shape](task)
@@ -383,17 +390,22 @@ def _run_shuffle(task: Task) -> Commit:
     folder, item = task.folder, task.item
     work = getattr(step, phase)
     started = time.monotonic()
-    tables = [read_table(folder, file) for file in item.get("files", [])]
-    if per == "shard":
-        shard = read_table(Folder(task.main_folder), task.shard["file"])
-        out = work(item["shard"], shard, tables[0] if tables else None)
+    tables = [read_part(folder, file) for file in item.get("files", [])]
+    if per == "slices":
+        main = Folder(task.main_folder)
+        shard = pa.concat_tables([read_slice(main, *part) for part in item["slices"]])
+        out = work(shard)
+    elif per == "shard":
+        columns = getattr(step, "reads", {}).get(phase)
+        shard = read_table(Folder(task.main_folder), task.shard["file"], columns)
+        out = work(item["shard"], shard, pa.concat_tables(tables) if tables else None)
     elif per == "partition":
         out = work(item["name"], tables)
     else:
         out = work(tables)
     if task.phase < len(step.phases) - 1:
-        files = [write_table(folder, item["item"], name, part) for name, part in sorted(out.items())]
-        return _new_commit(task, files)
+        report = out.pop("report", {})
+        return _new_commit(task, write_tables(folder, item["item"], out), report=report)
     rows = Rows(task, shard.num_rows)
     if out[""].num_rows != shard.num_rows:
         raise RuntimeError(

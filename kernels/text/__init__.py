@@ -1,17 +1,12 @@
 """Text kernels: Numba loops over Arrow's own UTF-8 buffers, no Python object per document or word.
 ``buffers`` gives the two arrays, ``words`` finds words and lines, ``statistics`` counts what the
 quality rules need (``reference`` is its contract), ``pii`` finds personal data, ``markup`` tells what
-an HTML page cannot hold; ``hashing``, ``minhash`` and ``lsh`` find duplicates.
+an HTML page cannot hold; ``hashing``, ``minhash`` and ``lsh`` find duplicates. ``simd`` is what
+kernels over blocks of 64 bytes share.
 """
-
-import hashlib
-from pathlib import Path
 
 import numba
 
-# Numba's cache of a kernel looks at the kernel's own file only and would go on using it when a
-# function that it calls changes in another file: so each state of our sources has its own cache.
-_HERE = Path(__file__).parent
-_SOURCES = b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))
-_CACHE = Path(numba.config.CACHE_DIR or _HERE / "__pycache__" / "numba")
-numba.config.CACHE_DIR = str(_CACHE / hashlib.blake2b(_SOURCES, digest_size=8).hexdigest())
+# compiled kernels are kept by what our sources say, wherever they lie: kernels/text/cache.py
+_LOCATORS = ("UserProvidedCacheLocator", "InTreeCacheLocator", "UserWideCacheLocator", "IPythonCacheLocator")
+numba.config.CACHE_LOCATOR_CLASSES = ",".join(("kernels.text.cache.ByContent", *_LOCATORS))

@@ -1,11 +1,6 @@
 """MinHash signatures of texts (Broder 1997), from Arrow's buffers to band hashes.
 
-Words. Characters are Unicode code points, each taken alone, by their general category:
-separators and control characters (Z*, Cc) end a word; punctuation, symbols, format and private-use
-characters (P*, S*, Cf, Co) vanish, and the word goes on ("don't" is "dont", "x_1" is "x1"); all
-others are kept: letters case-folded (where that is one code point, else lower-cased, else as they
-are), digits, marks, and what this Python's Unicode does not know yet. In the scripts written
-without spaces (CJK ideographs, kana, Thai, Lao, Khmer) each code point kept is a word.
+Words are those of kernels/text/folding.py.
 
 Shingles. A word is hashed to 64 bits, n words in a row to 32. A text of fewer than n words has one
 shingle, of what is there; a text without words has none, and an all-ones signature.
@@ -13,62 +8,39 @@ shingle, of what is there; a text without words has none, and an all-ones signat
 Slots. Those of datasketch 2.0's ``affine32`` for the same shingles and seed: the shingle through
 MurmurHash3's finalizer, then min(a x + b mod 2^32), a odd.
 
-Numba widens uint32 arithmetic to uint64, so each step below is narrowed again by hand.
+A text is signed chunk by chunk: scratch is some 100 kB a call, however long the texts are, and
+beyond that 1.5 times the longest word. Numba widens uint32 arithmetic to uint64, so each step below
+is narrowed again by hand. The kernels hold no lock: threads may sign ranges of rows side by side.
 """
 
 from __future__ import annotations
 
-import sys
-import unicodedata
 from functools import cache
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core.cgutils import get_or_insert_function
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
 
-from kernels.text.hashing import GOLDEN, MIX_A, MIX_B, load64
+from kernels.text.folding import (
+    character_table,
+    hash_words,
+    reference_word_hash,
+    reference_words,
+    room,
+    walk,
+)
+from kernels.text.hashing import GOLDEN, MIX_A, MIX_B
+from kernels.text.simd import BLOCKS
 
 EMPTY_SLOT = 0xFFFFFFFF
-_SPACE = 32
-_ALONE = 1 << 31  # flag in the table: this code point is a word of its own
-_SPACELESS = (
-    (0x0E00, 0x0E7F),  # Thai
-    (0x0E80, 0x0EFF),  # Lao
-    (0x1780, 0x17FF),  # Khmer
-    (0x3040, 0x30FF),  # kana
-    (0x31F0, 0x31FF),
-    (0xFF66, 0xFF9F),
-    (0x3400, 0x4DBF),  # CJK ideographs
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x3FFFF),
-)
-_TAIL_MASKS = np.array([(1 << 8 * k) - 1 for k in range(9)], np.uint64)
+CHUNK = 16_384  # bytes of text at a time: what is made of them stays in the second-level cache
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 
-
-@cache
-def character_table() -> np.ndarray:
-    """What becomes of each code point, uint32 [0x110000]: 0 vanishes, 32 ends the word, else the
-    code point it is folded to, with the highest bit set where it is a word of its own."""
-    table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
-    # Planes 2 and 3 are ideographs, 4 to 13 are not assigned, 15 and 16 are private use.
-    for code in (*range(0x20000), *range(0xE0000, 0xE1000)):
-        table[code] = _character(chr(code))
-    table[0x20000:0x40000] |= np.uint32(_ALONE)
-    table[0xF0000:] = 0
-    return table
-
-
-def _character(char: str) -> int:
-    category = unicodedata.category(char)
-    if category[0] == "Z" or category == "Cc":
-        return _SPACE
-    if category[0] in "PS" or category in ("Cf", "Co", "Cs"):
-        return 0
-    code = ord(char)
-    if category[0] == "L" and category != "Lo":
-        code = ord(next(c for c in (char.casefold(), char.lower(), char) if len(c) == 1))
-    return code | _ALONE if any(low <= ord(char) <= high for low, high in _SPACELESS) else code
+# of 512 or 256 bits: LLVM by itself takes 256 even where 512 are faster
+_LANES = 16 if BLOCKS else 8
 
 
 @cache
@@ -82,134 +54,149 @@ def permutations(num_slots: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return multipliers, draw(0, 1 << 32, num_slots, dtype=np.uint32)
 
 
-@njit(nogil=True, cache=True)
-def _find_words(data, start, end, table, out, ends):
-    """Write the kept bytes of data[start:end] back to back, and where each word ends."""
-    size = np.int64(0)
-    last = np.int64(0)
-    num_words = np.int64(0)
-    i = start
-    while i < end:
-        byte = data[i]
-        if byte < 128:
-            # written always, kept by moving on: no branch to mispredict
-            mapped = table[byte]
-            out[size] = mapped
-            is_space = mapped == _SPACE
-            size += np.int64(mapped > _SPACE)
-            ends[num_words] = size
-            num_words += np.int64(is_space & (size != last))
-            last = size if is_space else last
-            i += 1
-            continue
-        width = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-        if i + width > end:
-            break
-        code = np.int64(byte & (0x7F >> width))
-        for j in range(1, width):
-            code = (code << 6) | np.int64(data[i + j] & 63)
-        i += width
-        mapped = table[code] if code < table.size else np.uint32(0)
-        if mapped == 0:
-            continue
-        alone = mapped >= _ALONE
-        if (alone or mapped == _SPACE) and size != last:
-            ends[num_words] = size
-            num_words += 1
-            last = size
-        if mapped == _SPACE:
-            continue
-        size = _write_utf8(out, size, np.int64(mapped) & (_ALONE - 1))
-        if alone:
-            ends[num_words] = size
-            num_words += 1
-            last = size
-    if size != last:
-        ends[num_words] = size
-        num_words += 1
-    return num_words
+@cache
+def _padded_permutations(num_slots: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    # whole vectors; what is in the slots beyond num_slots is not used
+    pad = (0, -num_slots % _LANES)
+    a, b = permutations(num_slots, seed)
+    return np.pad(a, pad), np.pad(b, pad)
 
 
 @njit(nogil=True, cache=True)
-def _write_utf8(out, at, code):
-    if code < 0x80:
-        out[at] = code
-        return at + 1
-    if code < 0x800:
-        out[at] = 0xC0 | (code >> 6)
-        out[at + 1] = 0x80 | (code & 63)
-        return at + 2
-    if code < 0x10000:
-        out[at] = 0xE0 | (code >> 12)
-        out[at + 1] = 0x80 | ((code >> 6) & 63)
-        out[at + 2] = 0x80 | (code & 63)
-        return at + 3
-    out[at] = 0xF0 | (code >> 18)
-    out[at + 1] = 0x80 | ((code >> 12) & 63)
-    out[at + 2] = 0x80 | ((code >> 6) & 63)
-    out[at + 3] = 0x80 | (code & 63)
-    return at + 4
-
-
-@njit(nogil=True, cache=True)
-def _hash_words(out, ends, num_words, hashes):
-    at = np.int64(0)
-    for w in range(num_words):
-        end = np.int64(ends[w])
-        value = np.uint64(end - at) * GOLDEN
-        while end - at > 8:
-            value = (value ^ load64(out, at)) * MIX_A
-            value ^= value >> np.uint64(32)
-            at += 8
-        value = (value ^ (load64(out, at) & _TAIL_MASKS[end - at])) * MIX_A
-        hashes[w] = value ^ (value >> np.uint64(29))
-        at = end
-
-
-@njit(nogil=True, cache=True)
-def _hash_shingles(hashes, num_words, ngram, shingles):
-    """Shingles of the words, already through MurmurHash3's finalizer; returns how many."""
-    length = min(ngram, num_words)
-    count = num_words - length + 1 if num_words else 0
+def _hash_shingles(hashes, count, ngram, values, shingles):
+    """``count`` shingles of ``ngram`` words each, already through MurmurHash3's finalizer."""
     for i in range(count):
-        value = hashes[i]
-        for j in range(1, length):
-            value = value * GOLDEN + hashes[i + j]
-        shingle = np.uint32((value * MIX_B) >> np.uint64(32))
+        values[i] = hashes[i]
+    for j in range(1, ngram):
+        for i in range(count):
+            values[i] = values[i] * GOLDEN + hashes[i + j]
+    for i in range(count):
+        shingle = np.uint32((values[i] * MIX_B) >> np.uint64(32))
         shingle = np.uint32(shingle ^ (shingle >> np.uint32(16)))
         shingle = np.uint32(shingle * np.uint32(0x85EBCA6B))
         shingle = np.uint32(shingle ^ (shingle >> np.uint32(13)))
         shingle = np.uint32(shingle * np.uint32(0xC2B2AE35))
         shingles[i] = np.uint32(shingle ^ (shingle >> np.uint32(16)))
-    return count
+
+
+@intrinsic
+def _lower_slots(_context, shingles, _count, multipliers, addends, slots, _first):
+    """Bring the _LANES slots from ``first`` on down to what ``count`` >= 1 shingles map to."""
+    i32, i64 = ir.IntType(32), ir.IntType(64)
+    lanes = ir.VectorType(i32, _LANES)
+    zeros = ir.Constant(lanes, [0] * _LANES)
+    undefined = ir.Constant(lanes, ir.Undefined)
+
+    def code(context, builder, signature, args):
+        def vector_at(argument):
+            data = make_array(signature.args[argument])(context, builder, args[argument]).data
+            return builder.bitcast(builder.gep(data, [args[5]]), lanes.as_pointer())
+
+        a, b, before = (builder.load(vector_at(argument)) for argument in (2, 3, 4))
+        for load in (a, b, before):
+            load.align = 4
+        minimum = get_or_insert_function(
+            builder.module, ir.FunctionType(lanes, [lanes, lanes]), f"llvm.umin.v{_LANES}i32"
+        )
+        shingle_at = make_array(signature.args[0])(context, builder, args[0]).data
+        entry, loop = builder.block, builder.append_basic_block("shingles")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        index, lowest = builder.phi(i64), builder.phi(lanes)
+        shingle = builder.load(builder.gep(shingle_at, [index]))
+        shingle = builder.insert_element(undefined, shingle, ir.Constant(i32, 0))
+        shingle = builder.shuffle_vector(shingle, undefined, zeros)
+        lower = builder.call(minimum, [lowest, builder.add(builder.mul(a, shingle), b)])
+        following = builder.add(index, ir.Constant(i64, 1))
+        for phi, first, then in ((index, ir.Constant(i64, 0), following), (lowest, before, lower)):
+            phi.add_incoming(first, entry)
+            phi.add_incoming(then, loop)
+        after = builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", following, args[1]), loop, after)
+        builder.position_at_end(after)
+        builder.store(lower, vector_at(4)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(shingles, types.int64, multipliers, addends, slots, types.int64), code
 
 
 @njit(nogil=True, cache=True)
 def _update_slots(shingles, count, multipliers, addends, slots):
-    for k in range(slots.size):
-        a = multipliers[k]
-        b = addends[k]
-        lowest = np.uint32(EMPTY_SLOT)
-        for j in range(count):
-            lowest = min(lowest, np.uint32(np.uint32(a * shingles[j]) + b))
-        slots[k] = lowest
+    # one vector of slots after the other, all shingles for each: they are in the cache, and the
+    # multiplication is what takes the time
+    for first in range(0, slots.size, _LANES):
+        _lower_slots(shingles, count, multipliers, addends, slots, first)
 
 
 @njit(nogil=True, cache=True)
-def _signatures(data, offsets, ngram, table, multipliers, addends, slots, num_shingles):
+def _scratch(offsets, ngram):
     longest = np.int64(0)
-    for d in range(num_shingles.size):
+    for d in range(offsets.size - 1):
         longest = max(longest, offsets[d + 1] - offsets[d])
-    # folding lengthens a code point from 2 bytes to 3 at most; each word takes 2 bytes or more
-    out = np.empty(longest + longest // 2 + 16, np.uint8)
-    ends = np.empty(longest // 2 + 2, np.int64)
-    hashes = np.empty(longest // 2 + 2, np.uint64)
-    shingles = np.empty(longest // 2 + 2, np.uint32)
+    num_bytes, num_ends = room(min(longest, CHUNK))
+    num_hashes = num_ends + min(ngram, longest // 2 + 2)
+    return (
+        np.empty(num_bytes, np.uint8),
+        np.empty(num_ends, np.int64),
+        np.empty(num_ends, np.int64),
+        np.empty(num_hashes, np.uint64),
+        np.empty(num_hashes, np.uint64),
+        np.empty(num_hashes, np.uint32),
+    )
+
+
+@njit(nogil=True, cache=True)
+def _sign(data, at, end, ngram, table, multipliers, addends, scratch, slots):
+    """Sign ``data[at:end]`` to ``slots``: the number of shingles, and the scratch to go on with."""
+    out, ends, long_words, hashes, values, shingles = scratch
+    slots[:] = np.uint32(EMPTY_SLOT)
+    num_shingles = np.int64(0)
+    size = np.int64(0)  # bytes of the open word
+    held = np.int64(0)  # hashes of words whose shingles are not complete
+    while at < end:
+        stop = min(at + CHUNK, end)
+        num_bytes, _ = room(stop - at)
+        if out.size < size + num_bytes:
+            # a word longer than a chunk: room doubles, so that moving it takes linear time
+            larger = np.empty(2 * (size + num_bytes), np.uint8)
+            larger[:size] = out[:size]
+            out = larger
+        at, size, num_words = walk(data, at, stop, end, table, out, size, ends, np.int64(0))
+        closed = ends[num_words - 1] if num_words else np.int64(0)
+        if at == end and size != closed:
+            ends[num_words] = size
+            num_words += 1
+            closed = size
+        hash_words(out, ends, num_words, hashes[held:], long_words)
+        if closed:
+            size -= closed
+            for i in range(size):
+                out[i] = out[closed + i]
+        held += num_words
+        if held >= ngram:
+            count = held - ngram + 1
+            _hash_shingles(hashes, count, ngram, values, shingles)
+            _update_slots(shingles, count, multipliers, addends, slots)
+            num_shingles += count
+            held = ngram - 1
+            for i in range(held):
+                hashes[i] = hashes[count + i]
+    if num_shingles == 0 and held > 0:
+        num_shingles = np.int64(1)
+        _hash_shingles(hashes, num_shingles, held, values, shingles)
+        _update_slots(shingles, num_shingles, multipliers, addends, slots)
+    return num_shingles, (out, ends, long_words, hashes, values, shingles)
+
+
+@njit(nogil=True, cache=True)
+def _signatures(data, offsets, ngram, table, multipliers, addends, out, num_shingles):
+    scratch = _scratch(offsets, ngram)
+    slots = np.empty(multipliers.size, np.uint32)
     for d in range(num_shingles.size):
-        num_words = _find_words(data, offsets[d], offsets[d + 1], table, out, ends)
-        _hash_words(out, ends, num_words, hashes)
-        num_shingles[d] = _hash_shingles(hashes, num_words, ngram, shingles)
-        _update_slots(shingles, num_shingles[d], multipliers, addends, slots[d])
+        num_shingles[d], scratch = _sign(
+            data, offsets[d], offsets[d + 1], ngram, table, multipliers, addends, scratch, slots
+        )
+        out[d] = slots[: out.shape[1]]
 
 
 def signatures(
@@ -220,26 +207,35 @@ def signatures(
     ``data`` uint8 and ``offsets`` int64 [n + 1] are those of :func:`text_buffers`. Bytes that are
     not UTF-8 give arbitrary words, but no read outside the text.
     """
-    if num_slots < 1 or ngram < 1:
-        raise ValueError(f"num_slots ({num_slots}) and ngram ({ngram}) must be at least 1")
+    _check(num_slots, ngram)
     n = len(offsets) - 1
     slots = np.empty((n, num_slots), np.uint32)
     num_shingles = np.empty(n, np.int64)
-    a, b = permutations(num_slots, seed)
+    a, b = _padded_permutations(num_slots, seed)
     _signatures(data, offsets, ngram, character_table(), a, b, slots, num_shingles)
     return slots, num_shingles
+
+
+def _check(num_slots: int, ngram: int) -> None:
+    if num_slots < 1 or ngram < 1:
+        raise ValueError(f"num_slots ({num_slots}) and ngram ({ngram}) must be at least 1")
+
+
+@njit(nogil=True, inline="always")
+def _band_hash(slots, band, rows):
+    # the band's number goes in, so that a hash belongs to one band
+    value = np.uint64(band + 1) * GOLDEN
+    for k in range(band * rows, (band + 1) * rows):
+        value = (value ^ np.uint64(slots[k])) * MIX_A
+        value ^= value >> np.uint64(32)
+    return value
 
 
 @njit(nogil=True, cache=True)
 def _band_hashes(slots, rows, out):
     for d in range(out.shape[0]):
         for band in range(out.shape[1]):
-            # the band's number goes in, so that a hash belongs to one band
-            value = np.uint64(band + 1) * GOLDEN
-            for k in range(band * rows, (band + 1) * rows):
-                value = (value ^ np.uint64(slots[d, k])) * MIX_A
-                value ^= value >> np.uint64(32)
-            out[d, band] = value
+            out[d, band] = _band_hash(slots[d], band, rows)
 
 
 def band_hashes(slots: np.ndarray, bands: int, rows: int) -> np.ndarray:
@@ -255,22 +251,49 @@ def band_hashes(slots: np.ndarray, bands: int, rows: int) -> np.ndarray:
     return out
 
 
-def reference_words(text: str) -> list[str]:
-    """The word rule above in plain Python, the contract of the kernel."""
-    words = [""]
-    for char in text:
-        mapped = _character(char)
-        kept = chr(mapped & ~_ALONE) if mapped not in (0, _SPACE) else ""
-        if mapped == _SPACE or mapped & _ALONE:
-            words += [kept, ""]
-        else:
-            words[-1] += kept
-    return [word for word in words if word]
+@njit(nogil=True, cache=True)
+def _band_signatures(data, offsets, ngram, table, multipliers, addends, rows, out, num_shingles):
+    scratch = _scratch(offsets, ngram)
+    slots = np.empty(multipliers.size, np.uint32)
+    for d in range(num_shingles.size):
+        num_shingles[d], scratch = _sign(
+            data, offsets[d], offsets[d + 1], ngram, table, multipliers, addends, scratch, slots
+        )
+        for band in range(out.shape[0]):
+            out[band, d] = _band_hash(slots, band, rows)
+
+
+def band_signatures(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    bands: int = 14,
+    rows: int = 8,
+    ngram: int = 5,
+    seed: int = 1,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes uint64 [bands, n], shingles of each text int64 [n], 0 where it has no words).
+
+    The hashes are :func:`band_hashes` of :func:`signatures`, band by band as
+    :func:`kernels.text.lsh.cluster_bands` reads them; the signatures themselves are never all
+    there. They go to ``out`` where it is given, so threads that sign ranges of the rows,
+    ``offsets[low : high + 1]`` each, fill one array by its slices ``[:, low:high]``.
+    """
+    _check(bands * rows, ngram)
+    n = len(offsets) - 1
+    if out is None:
+        out = np.empty((bands, n), np.uint64)
+    elif out.shape != (bands, n) or out.dtype != np.uint64:
+        raise ValueError(f"out is {out.dtype} {out.shape}, not uint64 {(bands, n)}")
+    num_shingles = np.empty(n, np.int64)
+    a, b = _padded_permutations(bands * rows, seed)
+    _band_signatures(data, offsets, ngram, character_table(), a, b, rows, out, num_shingles)
+    return out, num_shingles
 
 
 def reference_shingles(text: str, ngram: int = 5) -> list[int]:
     """32-bit hash of each run of ``ngram`` words, before the finalizer, in plain Python."""
-    hashes = [_reference_word_hash(word.encode()) for word in reference_words(text)]
+    hashes = [reference_word_hash(word.encode()) for word in reference_words(text)]
     length = min(ngram, len(hashes))
     shingles = []
     for i in range(len(hashes) - length + 1 if hashes else 0):
@@ -279,14 +302,6 @@ def reference_shingles(text: str, ngram: int = 5) -> list[int]:
             value = value * int(GOLDEN) + word_hash & _MASK64
         shingles.append((value * int(MIX_B) & _MASK64) >> 32)
     return shingles
-
-
-def _reference_word_hash(word: bytes) -> int:
-    value = len(word) * int(GOLDEN) & _MASK64
-    for i in range(0, len(word), 8):
-        value = (value ^ int.from_bytes(word[i : i + 8], "little")) * int(MIX_A) & _MASK64
-        value ^= value >> (32 if i + 8 < len(word) else 29)
-    return value
 
 
 def reference_signature(shingles: list[int], num_slots: int = 112, seed: int = 1) -> list[int]:

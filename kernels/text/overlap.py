@@ -1,6 +1,6 @@
 """Word n-grams that texts share with evaluation items, for decontamination.
 
-Words are those of kernels/text/minhash.py: case, punctuation and line breaks do not matter. An
+Words are those of kernels/text/folding.py: case, punctuation and line breaks do not matter. An
 item of w words is looked for by its runs of min(n, w) words, so that a short item is one run, the
 whole of it. A run is known by a 64-bit hash: among D words of text and G n-grams about D G / 2^64
 matches are chance, 10^-2 for 10^12 words and 10^5 n-grams.
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from kernels.text.folding import character_table, find_words, hash_words, reference_words, room
 from kernels.text.hashing import GOLDEN, MIX_A
-from kernels.text.minhash import _find_words, _hash_words, character_table, reference_words
 
 _EMPTY = np.int32(-1)
 
@@ -73,32 +73,32 @@ def _powers(longest):
 
 
 @njit(nogil=True, cache=True)
-def _room(offsets):
-    """Working memory for the longest text: folded bytes, ends of words, hashes of words."""
+def _scratch(offsets):
+    """For the longest text: folded bytes, ends of words, hashes of words, what hashing works in."""
     longest = np.int64(0)
     for d in range(offsets.size - 1):
         longest = max(longest, offsets[d + 1] - offsets[d])
-    # folding lengthens a code point from 2 bytes to 3 at most; each word takes 2 bytes or more
-    out = np.empty(longest + longest // 2 + 16, np.uint8)
-    ends = np.empty(longest // 2 + 2, np.int64)
-    return out, ends, np.empty(longest // 2 + 3, np.uint64)
+    num_bytes, num_ends = room(longest)
+    out = np.empty(num_bytes, np.uint8)
+    ends = np.empty(num_ends, np.int64)
+    return out, ends, np.empty(num_ends, np.uint64), np.empty(num_ends, np.int64)
 
 
 @njit(nogil=True, cache=True)
 def _count_item_ngrams(data, offsets, table, ngram, min_ngram, starts, lengths):
-    out, ends, _ = _room(offsets)
+    out, ends, _, _ = _scratch(offsets)
     for d in range(lengths.size):
-        num_words = _find_words(data, offsets[d], offsets[d + 1], table, out, ends)
+        num_words = find_words(data, offsets[d], offsets[d + 1], table, out, ends)
         lengths[d] = min(ngram, num_words) if num_words >= min_ngram else 0
         starts[d + 1] = starts[d] + (num_words - lengths[d] + 1 if lengths[d] else 0)
 
 
 @njit(nogil=True, cache=True)
 def _hash_item_ngrams(data, offsets, table, powers, starts, lengths, hashes):
-    out, ends, sums = _room(offsets)
+    out, ends, sums, long_words = _scratch(offsets)
     for d in range(lengths.size):
-        num_words = _find_words(data, offsets[d], offsets[d + 1], table, out, ends)
-        _hash_words(out, ends, num_words, sums)
+        num_words = find_words(data, offsets[d], offsets[d + 1], table, out, ends)
+        hash_words(out, ends, num_words, sums, long_words)
         _sum_words(sums, num_words)
         for i in range(starts[d + 1] - starts[d]):
             hashes[starts[d] + i] = _ngram_hash(sums, i, lengths[d], powers[lengths[d]])
@@ -158,15 +158,15 @@ def build_index(data: np.ndarray, offsets: np.ndarray, ngram: int = 13, min_ngra
 
 @njit(nogil=True, cache=True)
 def _find_ngrams(data, offsets, table, lengths, powers, hashes, slots, bits):
-    out, ends, sums = _room(offsets)
+    out, ends, sums, long_words = _scratch(offsets)
     mask = slots.size - 1
     found = np.empty((1024, 3), np.int64)
     count = np.int64(0)
     for d in range(offsets.size - 1):
-        num_words = _find_words(data, offsets[d], offsets[d + 1], table, out, ends)
+        num_words = find_words(data, offsets[d], offsets[d + 1], table, out, ends)
         if num_words < lengths[0]:
             continue
-        _hash_words(out, ends, num_words, sums)
+        hash_words(out, ends, num_words, sums, long_words)
         _sum_words(sums, num_words)
         for i in range(num_words - lengths[0] + 1):
             for length in lengths:
@@ -268,7 +268,7 @@ def _word_start(data, offsets, table, word, out, ends):
     # the words of a beginning of the text are no fewer the longer it is
     while low < high:
         middle = (low + high) // 2
-        if middle > offsets[1] or _find_words(data, offsets[0], middle, table, out, ends) > word:
+        if middle > offsets[1] or find_words(data, offsets[0], middle, table, out, ends) > word:
             high = middle
         else:
             low = middle + 1
@@ -282,7 +282,7 @@ def _word_start(data, offsets, table, word, out, ends):
 
 @njit(nogil=True, cache=True)
 def _word_span(data, offsets, table, first, last):
-    out, ends, _ = _room(offsets)
+    out, ends, _, _ = _scratch(offsets)
     start = _word_start(data, offsets, table, first, out, ends)
     return start, _word_start(data, offsets, table, last + 1, out, ends)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from kernels.text.band_records import find_sorted, partition_records
 from kernels.text.bpe import warm_encoder
 from kernels.text.buffers import text_buffers
 from kernels.text.hashing import content_hashes
 from kernels.text.lines import unit_hashes, without_units
 from kernels.text.lsh import cluster_equal, forest_edges, merge_forests
 from kernels.text.markup import scan_markup
-from kernels.text.minhash import band_hashes, signatures
+from kernels.text.minhash import band_hashes, band_signatures, signatures
 from kernels.text.overlap import build_index, find_items, find_ngrams, word_span
 from kernels.text.pii import find_pii
 from kernels.text.statistics import text_statistics
@@ -29,6 +30,8 @@ def warm() -> None:
     hashes, _ = unit_hashes(column, "line", 1)
     without_units(column, np.zeros(len(hashes), bool), "line", 1)
     slots, _ = signatures(data, offsets)
+    bands, num_shingles = band_signatures(data, offsets)
+    find_sorted(partition_records(bands, num_shingles > 0, 1)[0], 0, 1 << 64, bands[0])
     keys = np.ascontiguousarray(band_hashes(slots, 14, 8)[:, 0])
     parent = cluster_equal(keys, np.arange(len(keys)), len(keys))
     merge_forests(len(keys), [forest_edges(parent)])
@@ -39,4 +42,6 @@ def warm() -> None:
 
 
 if __name__ == "__main__":
-    warm()
+    from kernels.text.cache import warm_once
+
+    warm_once()

@@ -129,6 +129,35 @@ def training(unit: Unit, lines: list[dict]) -> Markup:
     return join(el("p", text, class_="soft"), curve, key)
 
 
+def recall(unit: Unit) -> Markup:
+    """What a dedup found of the pairs that it planted."""
+    checked = unit.report["self_check"]
+    text = (
+        f"{unit.name} planted pairs of texts of known similarity and looked for them:"
+        " the share that shares a band, beside what the parameters promise."
+    )
+    rows = [
+        row(
+            f"{check['jaccard']:.3f}",
+            ("#", number(check["pairs"])),
+            ("#", f"{check['found']:.1%}"),
+            ("#", f"{check['expected']:.1%}"),
+        )
+        for check in checked
+    ]
+    columns = ["Jaccard similarity", "#pairs planted", "#found", "#expected"]
+    return join(el("p", text, class_="soft"), el("div", table(columns, rows), class_="words"))
+
+
+def contamination(unit: Unit) -> Markup:
+    """What a decontamination looked for, benchmark by benchmark."""
+    benchmarks = unit.report["benchmarks"]
+    keys = ("items", "items_too_short", "items_all_common")
+    rows = [row(each["benchmark"], *(("#", number(each[key])) for key in keys)) for each in benchmarks]
+    columns = ["benchmark", "#items", "#too short to look for", "#of common phrases only"]
+    return join(el("p", unit.name, class_="soft"), el("div", table(columns, rows), class_="words"))
+
+
 def fits(units: list[Unit], curves: dict[str, list[dict]]) -> list[Markup]:
     """The plain figures that any other fit reports."""
     shown = []

@@ -31,6 +31,11 @@ def page(facts: Facts) -> str:
         ("Funnel", rows.funnel(path, colors)),
         ("Drops by rule", rows.drops(finished, colors)),
         ("Throughput", nodes.throughput(facts)),
+        ("Recall of dedup", [nodes.recall(unit) for unit in finished if unit.report.get("self_check")]),
+        (
+            "Decontamination",
+            [nodes.contamination(unit) for unit in finished if unit.report.get("benchmarks")],
+        ),
         ("Classifier", [nodes.classifier(unit) for unit in finished if nodes.is_classifier(unit)]),
         ("Training", [nodes.training(facts.units[name], lines) for name, lines in curves.items()]),
         ("Other fits", nodes.fits(finished, curves)),

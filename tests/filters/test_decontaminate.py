@@ -31,7 +31,7 @@ def phases(stage, shards, seed=0):
     tables = [table for named in signed for table in named.values()]
     common = stage.common(random.Random(seed).sample(tables, len(tables)))
     outs = [stage.apply(k, table, common.get(f"{k:05d}"))[""] for k, table in enumerate(shards)]
-    return common["benchmarks"], outs
+    return pa.Table.from_pylist(common["report"]["benchmarks"]), outs
 
 
 def run(stage, shards):
@@ -211,7 +211,8 @@ def test_report_per_benchmark(tmp_path, evaluation):
     (tmp_path / "data").mkdir()
     dropped = out.filter(out["drop_rule"].is_valid())
     pq.write_table(dropped, tmp_path / "data" / "apply-00000.dropped.0a1b2c3d.parquet")
-    pq.write_table(benchmarks, tmp_path / "data" / "common-all.benchmarks.0a1b2c3d.parquet")
+    manifest = {"kind": "documents", "report": {"benchmarks": benchmarks.to_pylist()}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest, indent=1))
     blocks = [part.split("\n\n")[1] for part in decontaminate.__doc__.split("::")[1:]]
     leaked, sought = (duckdb.sql(block.replace("NODE", str(tmp_path))).fetchall() for block in blocks)
     assert leaked == [("exam", 2, 2), ("quiz", 2, 1)]

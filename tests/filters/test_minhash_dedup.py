@@ -3,8 +3,11 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
+from phases import run_phases
 
-from filters.minhash_dedup import MinhashDedup, planted_recall
+from filters.minhash_dedup import MinhashDedup
+from filters.recall import planted_recall
+from kernels.text.minhash import reference_shingles
 
 DRAW = random.Random(7)
 WORDS = [f"word{n}" for n in range(5000)]
@@ -21,14 +24,7 @@ def edited(text, at=60):
 
 
 def run(stage, shards, seed=0):
-    """All phases, as an engine would call them; tables of the "all" phase in random order."""
-    signed = [stage.sign(k, table, None) for k, table in enumerate(shards)]
-    names = sorted({name for tables in signed for name in tables})
-    grouped = [stage.group(name, [t[name] for t in signed if name in t]) for name in names]
-    tables = [table for named in grouped for table in named.values()]
-    clusters = stage.cluster(random.Random(seed).sample(tables, len(tables)))
-    assert [phase for phase, _ in stage.phases] == ["sign", "group", "cluster", "apply"]
-    return [stage.apply(k, table, clusters.get(f"{k:05d}"))[""] for k, table in enumerate(shards)]
+    return run_phases(stage, shards, seed)[0]
 
 
 def shard(rows, **columns):
@@ -52,7 +48,7 @@ def test_near_copies_follow_the_first():
     assert out["drop_rule"].to_pylist() == [None, None, None, drop, drop, drop, None, None]
     assert all(table.schema == outs[0].schema for table in outs)
     assert outs[1].num_rows == 0
-    for name, kind in MinhashDedup.adds.items():
+    for name, kind in MinhashDedup().adds.items():
         assert str(outs[0].schema.field(name).type) == kind
 
 
@@ -159,14 +155,81 @@ def test_kept_documents_are_pairwise_apart():
 
 @pytest.mark.parametrize("jaccard", [0.7, 0.75, 0.8, 0.85, 0.9])
 def test_recall_follows_the_s_curve(jaccard):
-    recall, expected = planted_recall(MinhashDedup(), jaccard, pairs=1000)
+    _, recall, expected = planted_recall(MinhashDedup(), jaccard, pairs=1000)
     deviation = np.sqrt(expected * (1 - expected) / 1000)
     assert abs(recall - expected) < 4 * deviation + 0.01
 
 
+def test_every_run_checks_itself():
+    _, report = run_phases(MinhashDedup(), [shard([("a", prose())])])
+    rows = report["self_check"]
+    assert [round(row["jaccard"], 2) for row in rows] == [0.71, 0.76, 0.79, 0.84, 0.9]
+    assert all(abs(row["found"] - row["expected"]) < 0.1 for row in rows)
+    # a check that cannot fail would say nothing: with one band most pairs are missed
+    worse = run_phases(MinhashDedup(bands=1, rows=112), [shard([("a", prose())])])[1]["self_check"]
+    assert worse[0]["found"] < 0.1 < rows[0]["found"]
+
+
 def test_recall_needs_room():
-    with pytest.raises(ValueError, match="20 words are too few"):
-        planted_recall(MinhashDedup(), 0.3, words=20)
+    with pytest.raises(ValueError, match="16 shingles are too few"):
+        planted_recall(MinhashDedup(), 0.3, shingles=16)
+
+
+def jaccard(left, right, n=5):
+    sets = [
+        {tuple(text.split()[i : i + n]) for i in range(len(text.split()) - n + 1)} for text in (left, right)
+    ]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def test_verified_pairs_are_as_similar_as_asked():
+    base = [prose(100) for _ in range(40)]
+    rows = [(f"{n}", text) for n, text in enumerate(base)]
+    for n, text in enumerate(base):
+        words = text.split()
+        for at in DRAW.sample(range(100), 1 + n % 6):
+            words[at] = "replaced"
+        rows.append((f"{n}-near", " ".join(words)))
+    shards = [shard(rows[:30]), shard(rows[30:70]), shard(rows[70:])]
+    found = {}
+    for threshold in (0.0, 0.75):
+        out = pa.concat_tables(run(MinhashDedup(min_jaccard=threshold, partitions=3), shards))
+        pairs = zip(out["id"].to_pylist(), out["minhash_cluster_id"].to_pylist(), strict=True)
+        found[threshold] = {near for near, first in pairs if near != first}
+    texts = dict(rows)
+    similar = {near for near in texts if "-" in near and jaccard(texts[near], texts[near[:-5]]) >= 0.75}
+    assert found[0.75] == found[0.0] & similar
+    assert found[0.0] - similar, "nothing that only verifying takes out"
+
+
+def test_verifying_a_bucket_of_equal_documents_is_linear():
+    text = prose(30)
+    rows = [(str(i), text) for i in range(20_000)]
+    out = run(MinhashDedup(min_jaccard=0.9), [shard(rows)])[0]
+    assert out["drop_rule"].null_count == 1
+
+
+def test_signatures_are_those_of_datasketch():
+    from datasketch import MinHash
+
+    texts = [prose(), "one two", ""]
+    out = run(MinhashDedup(keep_signatures=True), [shard([(str(i), t) for i, t in enumerate(texts)])])[0]
+    for text, signature in zip(texts, out["minhash_signature"].to_pylist(), strict=True):
+        theirs = MinHash(112, seed=1, scheme="affine32", hashfunc=lambda shingle: shingle)
+        for shingle in reference_shingles(text):
+            theirs.update(shingle)
+        assert signature == theirs.hashvalues.tolist()
+    assert str(out.schema.field("minhash_signature").type) == "fixed_size_list<item: uint32>[112]"
+
+
+def test_partitions_follow_the_size_of_the_input():
+    def parts(rows, **parameters):
+        return MinhashDedup(**parameters).sized(rows).partitions
+
+    assert [parts(n) for n in (0, 100, 10**6, 10**7, 10**9)] == [1, 1, 14, 16, 835]
+    # a part never holds more than 16 M records
+    assert 14 * 10**9 / parts(10**9) < 1 << 24
+    assert parts(10**9, partitions=5) == 5
 
 
 def test_no_input_and_bad_input():
@@ -174,7 +237,9 @@ def test_no_input_and_bad_input():
     assert run(MinhashDedup(), [shard([])])[0].num_rows == 0
     with pytest.raises(ValueError, match="shard 2: no column 'stars'; there are: id, text"):
         stage = MinhashDedup(survivor="best_score", score_column="stars")
-        stage.sign(2, shard([("a", "x")]), None)
+        stage.tell(2, shard([("a", "x")]), pa.table({"row": [0], "first": [0]}))
+    with pytest.raises(ValueError, match="shard 1: 1 of 2 rows have no id"):
+        run(MinhashDedup(), [shard([("a", "x")]), shard([("b", "x"), (None, "y")])])
 
 
 @pytest.mark.parametrize(
@@ -187,7 +252,10 @@ def test_no_input_and_bad_input():
         ({"survivor": "newest"}, "survivor must be one of first, longest"),
         ({"survivor": "best_score"}, "'best_score' and score_column need each other"),
         ({"source_order": ("a",)}, "'source_priority' and source_order need each other"),
-        ({"partitions": 1000}, "partitions must lie in"),
+        ({"partitions": 10_000}, "partitions must lie in"),
+        ({"min_jaccard": 1.5}, "min_jaccard must lie in"),
+        ({"min_jaccard": 0.8, "index": "x"}, "exclude each other"),
+        ({"index": "/no/such/index"}, "no MinHash index at /no/such/index: give RUN/<node>"),
     ],
 )
 def test_parameters_are_checked(parameters, message):

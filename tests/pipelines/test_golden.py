@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.registry import BUILT_IN
@@ -74,6 +76,9 @@ def outcome(folder: Path) -> dict[str, dict]:
 
     make_warc(folder / "pages.warc.gz")
     os.environ["GOLDEN_WARC"] = str(folder / "pages.warc.gz")
+    rows = {"id": [str(n) for n in range(20)], "text": [f"text {n}" for n in range(20)]}
+    pq.write_table(pa.table(rows), folder / "texts.parquet", row_group_size=5)
+    os.environ["GOLDEN_PARQUET"] = str(folder / "texts.parquet")
     os.environ["GOLDEN_QUIZ"] = str(HERE / "golden_quiz.txt")
     code, engine = run(HERE / "golden.yaml", folder / "run", [f"store={folder / 'store'}"])
     assert code == 0, [job.error for job in engine.jobs.values() if job.error]
@@ -124,7 +129,8 @@ def test_the_input_says_something(found: dict[str, dict]) -> None:
     for stage in ("exact_dedup", "minhash_dedup"):
         assert found[stage]["counts"]["kept"] < found[stage]["counts"]["rows_in"]
     for stage, page in found.items():
-        assert page["counts"]["kept"] > 10 or stage in ("toy_fit", "train_classifier", "train_tokenizer")
+        fits = ("toy_fit", "train_classifier", "train_tokenizer", "minhash_index")
+        assert page["counts"]["kept"] > 10 or stage in fits
 
 
 if __name__ == "__main__":

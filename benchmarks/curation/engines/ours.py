@@ -1,4 +1,4 @@
-"""Ours: kernels.text.minhash over Arrow's buffers; each thread signs other documents."""
+"""Ours: texts to signatures to band hashes, over Arrow's buffers; each thread signs other documents."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.curation.engines.common import BANDS, NGRAM, ROWS, SLOTS
+from benchmarks.curation.engines.common import BANDS, NGRAM, ROWS
 from benchmarks.peers import serve
 from kernels.text.buffers import text_buffers
-from kernels.text.minhash import band_hashes, signatures
+from kernels.text.minhash import band_signatures
 
 # texts that a thread takes at a time
 _BATCH = 500
@@ -40,12 +40,12 @@ def parquet(file: str, threads: int) -> str:
 def pairs(file: str, rows: int) -> int:
     table = pq.read_table(file, columns=["left", "right"]).slice(0, rows)
     left, right = (_bands(table[side]) for side in ("left", "right"))
-    return int((left == right).any(axis=1).sum())
+    return int((left == right).any(axis=0).sum())
 
 
 def _bands(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    slots, _ = signatures(*text_buffers(column), SLOTS, NGRAM)
-    return band_hashes(slots, BANDS, ROWS)
+    hashes, _ = band_signatures(*text_buffers(column), BANDS, ROWS, NGRAM)
+    return hashes
 
 
 def _each(work, items: Iterable, threads: int) -> list[np.ndarray]:
@@ -57,7 +57,7 @@ def _each(work, items: Iterable, threads: int) -> list[np.ndarray]:
 
 def _checksum(bands: list[np.ndarray]) -> str:
     """Of the band hashes: two ways to the same documents must agree in it."""
-    return f"{np.bitwise_xor.reduce(np.concatenate(bands).ravel()):016x}"
+    return f"{np.bitwise_xor.reduce(np.concatenate(bands, axis=1).ravel()):016x}"
 
 
 serve(load=load, memory=memory, parquet=parquet, pairs=pairs)
