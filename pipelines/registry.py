@@ -27,10 +27,7 @@ BUILT_IN = {
     "extract": "pipelines.extract.stage:Extract",
     "url_rules": "filters.url:UrlRules",
     "language": "filters.language:Language",
-    "gopher_quality": "filters.gopher:GopherQuality",
-    "gopher_repetition": "filters.gopher:GopherRepetition",
-    "c4": "filters.c4:C4",
-    "fineweb": "filters.fineweb:FineWeb",
+    "text_statistics": "filters.text_statistics:TextStatistics",
     "pii": "filters.pii:Pii",
     "decide": "filters.decide:Decide",
     "exact_dedup": "filters.exact_dedup:ExactDedup",
@@ -45,6 +42,13 @@ BUILT_IN = {
     "load_tokenizer": "pipelines.train_tokenizer:LoadTokenizer",
     "tokenize": "pipelines.tokenize:Tokenize",
     "train": "pipelines.train:Train",
+}
+# Stages that are no more, and how to write them now.
+REPLACED = {
+    "gopher_quality": "text_statistics, families: [gopher]",
+    "gopher_repetition": "text_statistics, families: [repetition]",
+    "c4": "text_statistics, families: [c4]",
+    "fineweb": "text_statistics, families: [fineweb]",
 }
 _registered: dict[str, Any] = {}
 
@@ -91,6 +95,11 @@ def stage_class(name: str) -> Any:
     _entry_points_loaded()
     if name in _registered:
         return _registered[name]
+    if name in REPLACED:
+        raise KeyError(
+            f"stage {name!r} is now {REPLACED[name]}; one text_statistics, with all families as it has"
+            " them by default, reads a text once"
+        )
     raise KeyError(f"no stage is called {name!r}{nearest(name, stage_names())}")
 
 

@@ -93,11 +93,15 @@ def _ends_sentence(word: str) -> bool:
     return bool(rest) and _is(rest[-1], TERMINAL)
 
 
+def _without_citations(line: str) -> bytes:
+    return re.sub(rb"\[[0-9]*\]|\[edit\]|\[citation needed\]", b"", line.strip().encode())
+
+
 def _c4_line(line: str, min_words: int, max_word_length: int) -> str:
     words = line.split()
     if any(len(word) > max_word_length for word in words):
         return "long_word_lines"
-    kept = re.sub(rb"\[[0-9]*\]|\[edit\]|\[citation needed\]", b"", line.strip().encode())
+    kept = _without_citations(line)
     if not kept.endswith((b".", b"?", b"!", b'"', b"'")) or kept.endswith(b"..."):
         return "unterminated_lines"
     if len(words) < min_words:
@@ -115,7 +119,11 @@ def _c4_line(line: str, min_words: int, max_word_length: int) -> str:
 def c4(text: str, min_words: int = 3, max_word_length: int = 1000) -> dict[str, int]:
     lines = text.splitlines()
     kinds = [_c4_line(line, min_words, max_word_length) for line in lines]
-    kept = [line for line, kind in zip(lines, kinds, strict=True) if kind == "kept_lines"]
+    kept = [
+        _without_citations(line).decode()
+        for line, kind in zip(lines, kinds, strict=True)
+        if kind == "kept_lines"
+    ]
     return {
         "lines": len(lines),
         **{kind: kinds.count(kind) for kind in (

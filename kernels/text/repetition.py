@@ -1,221 +1,341 @@
-"""What repeats inside one text: duplicate lines and paragraphs, word n-grams (Gopher, Table A1).
+"""What repeats inside one text: lines, paragraphs, word n-grams (Gopher, Table A1).
 
 Words, lines and paragraphs are compared by a 64-bit hash of their bytes. Word n-grams are exact
-from there: words get dense ids, and an n-gram's id is the table entry of (id of its first n - 1
+from there: words get dense ids, and an n-gram's id is that of the pair (id of its first n - 1
 words, id of its last n - 1 words), a 64-bit key without collisions. An n-gram can repeat only where
 both of those repeat, so the positions to look at shrink with n.
+
+All ids come from one open hash table whose slots are scattered by a random odd multiplier: nobody
+can write a text whose keys crowd together, and no result depends on where keys lie.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core.cgutils import pointer_add
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+from numba import njit
+
+from kernels.text.hashing import GOLDEN, MIX_A, MIX_B, load64
+from kernels.text.simd import popcount
+from kernels.text.walk import AT, CHARS, TERMINATED, WORDS
 
 TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
+# generations of the table that one text uses up: lines and paragraphs, words, n-grams
+GENERATIONS = 16
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX = np.uint64(0xD6E8FEB86659FD93)
-_U0, _U1, _U29, _U32, _U33 = (np.uint64(x) for x in (0, 1, 29, 32, 33))
+_NEWLINE = 10
+_U0, _U1, _U29, _U32, _U64 = (np.uint64(x) for x in (0, 1, 29, 32, 64))
 _LOW32 = np.uint64(0xFFFFFFFF)
+_HIGH_BITS = np.uint64(0x8080808080808080)
+# entry j + 8 keeps the j lowest bytes of a uint64, 0 <= j <= 8, none below, all above
+_KEEP = np.array([(1 << 8 * min(max(j - 8, 0), 8)) - 1 for j in range(25)], np.uint64)
 
 
-@intrinsic
-def load_u64(typing_context, data, i):
-    """The eight bytes of uint8 array ``data`` from ``i`` on, at any alignment, little-endian."""
-
-    def codegen(context, builder, signature, args):
-        array = make_array(signature.args[0])(context, builder, args[0])
-        word = ir.IntType(64)
-        at = pointer_add(builder, array.data, args[1], word.as_pointer())
-        return builder.load(at, align=1)
-
-    return types.uint64(data, types.int64), codegen
+@njit(nogil=True, cache=True)
+def _load_to(data, i, end):
+    """Eight bytes from ``i`` on, those from ``end`` on being 0; reads nothing behind ``end``."""
+    word = _U0
+    for j in range(min(8, end - i)):
+        word |= np.uint64(data[i + j]) << np.uint64(8 * j)
+    return word
 
 
-@numba.njit(nogil=True, cache=True)
-def hash_bytes(data, start, end):
-    """64-bit hash of ``data[start:end]``; not meant to resist those who choose their collisions."""
+@njit(nogil=True, cache=True, inline="always")
+def _continuations(word):
+    """Bytes 0x80 ... 0xBF among eight."""
+    return popcount(word & ~(word << _U1) & _HIGH_BITS)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _hash_and_count(data, start, end):
+    """(64-bit hash of ``data[start:end]``, its bytes 0x80 ... 0xBF). Two chains of multiplications
+    take eight bytes each a turn; not meant to resist those who choose their collisions."""
     left = end - start
-    h = np.uint64(left) * _GOLDEN
-    while left > 8:
-        h = (h ^ load_u64(data, start)) * _MIX
-        h ^= h >> _U32
-        start += 8
-        left -= 8
-    x = _U0
-    if left > 0 and start + 8 <= data.size:
-        x = load_u64(data, start) & (~_U0 >> np.uint64(64 - 8 * left))
+    a = np.uint64(left) * GOLDEN
+    b = ~a
+    continuations = 0
+    while left > 16:
+        x = load64(data, start)
+        y = load64(data, start + 8)
+        if (x | y) & _HIGH_BITS:
+            continuations += _continuations(x) + _continuations(y)
+        a = (a ^ x) * MIX_A
+        b = (b ^ y) * MIX_B
+        a ^= a >> _U32
+        b ^= b >> _U29
+        start += 16
+        left -= 16
+    if start + 16 <= data.size:
+        x = load64(data, start) & _KEEP[np.uint64(left + 8)]
+        y = load64(data, start + 8) & _KEEP[np.uint64(left)]
     else:
-        for b in range(left):
-            x |= np.uint64(data[start + b]) << np.uint64(8 * b)
-    h = (h ^ x) * _MIX
-    h = (h ^ (h >> _U32)) * _GOLDEN
-    return h ^ (h >> _U29)
+        x = _load_to(data, start, end)
+        y = _load_to(data, start + 8, end)
+    if (x | y) & _HIGH_BITS:
+        continuations += _continuations(x) + _continuations(y)
+    a = (a ^ x) * MIX_A
+    b = (b ^ y) * MIX_B
+    a = (a ^ (a >> _U32)) * GOLDEN
+    h = a + (b ^ (b >> _U29))
+    return h ^ (h >> _U32), continuations
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def find_or_insert(key, new_id, table, mask, generation):
-    """The id of ``key``, which is ``new_id`` if the table did not hold it.
+@njit(nogil=True, cache=True)
+def hash_bytes(data, start, end):
+    """64-bit hash of ``data[start:end]``, the same that ``hash_words`` gives a word."""
+    return _hash_and_count(data, start, end)[0]
 
-    table: uint64 [mask + 1, 2], rows (key, generation << 32 | id). A row of another generation is
-    empty, so one table serves every text without being cleared.
+
+@njit(nogil=True, cache=True)
+def hash_words(data, start, bounds, n_words, hashes, chars):
+    """Hash of each word of ``walk``, uint64 [n_words], and characters in the words before it, int32
+    [n_words + 1]."""
+    total = 0
+    for w in range(n_words):
+        first = bounds[2 * w]
+        last = bounds[2 * w + 1]
+        hashes[w], continuations = _hash_and_count(data, np.int64(start + first), np.int64(start + last))
+        chars[w] = total
+        total += last - first - continuations
+    chars[n_words] = total
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _find_or_insert(key, new_id, table, bits, generation, scatter):
+    """(the id of ``key``, which is ``new_id`` if the table did not hold it; 1 if so, else 0).
+
+    table: uint64 [>= 2 * 2^bits], pairs (key, generation << 32 | id). A pair of another generation
+    is empty, so one table serves every text without being cleared. scatter: an odd number. All are
+    uint64, as an index too: Numba gives a signed one two more instructions, in case it is negative.
     """
-    p = np.int64((key * _GOLDEN) >> _U33) & mask
-    k = table[p, 0]
-    entry = table[p, 1]
+    last = (_U1 << bits) - _U1
+    p = (key * scatter) >> (_U64 - bits)
+    k = table[p + p]
+    entry = table[p + p + _U1]
     empty = (entry >> _U32) != generation
     while (k != key) & (not empty):
-        p = (p + 1) & mask
-        k = table[p, 0]
-        entry = table[p, 1]
+        p = (p + _U1) & last
+        k = table[p + p]
+        entry = table[p + p + _U1]
         empty = (entry >> _U32) != generation
-    found = new_id if empty else np.int64(entry & _LOW32)
-    table[p, 0] = key
-    table[p, 1] = (generation << _U32) | np.uint64(found)
-    return found
+    # no branch on whether it was there, which nobody can foresee
+    found = new_id if empty else entry & _LOW32
+    table[p + p] = key
+    table[p + p + _U1] = (generation << _U32) | found
+    return found, np.uint64(empty)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def table_mask(n):
-    """Smallest 2^k - 1 that keeps a table of ``n`` keys at most half full."""
-    mask = np.int64(63)
-    while mask < 2 * n:
-        mask = mask * 2 + 1
-    return mask
+@njit(nogil=True, cache=True)
+def _holds(key, table, bits, generation, scatter):
+    last = (_U1 << bits) - _U1
+    p = (key * scatter) >> (_U64 - bits)
+    while (table[p + p + _U1] >> _U32) == generation:
+        if table[p + p] == key:
+            return True
+        p = (p + _U1) & last
+    return False
 
 
-@numba.njit(nogil=True, cache=True)
-def count_duplicate_pieces(data, pieces, n_pieces, table, generation):
-    """(number, characters) of the pieces that repeat an earlier one; bytes decide.
+@njit(nogil=True, cache=True)
+def _bits_for(n, table):
+    """log2 of the pairs to use for ``n`` keys: at most half of them full if all keys are new, and
+    no more than there are. Few pairs stay in the cache."""
+    bits = 6
+    while (1 << bits) < min(2 * n, table.size // 2):
+        bits += 1
+    return np.uint64(bits)
 
-    pieces: int64 [n_pieces, >= 3], rows (first byte, byte after the last, characters, ...).
+
+@njit(nogil=True, cache=True)
+def _grow(table, generation, scatter):
+    """A table twice as large, with what ``generation`` has in this one."""
+    larger = np.zeros(2 * table.size, np.uint64)
+    bits = _bits_for(table.size, larger)
+    last = (_U1 << bits) - _U1
+    for i in range(0, table.size, 2):
+        if (table[i + 1] >> _U32) == generation:
+            p = (table[i] * scatter) >> (_U64 - bits)
+            while larger[p + p + _U1] != _U0:
+                p = (p + _U1) & last
+            larger[p + p] = table[i]
+            larger[p + p + _U1] = table[i + 1]
+    return larger
+
+
+@njit(nogil=True, cache=True)
+def _number(keys, positions, n, table, generation, scatter, ids, counts):
+    """Give equal keys equal ids, 0, 1, ... in order of first sight.
+
+    keys: uint64 [n]; the id of keys[q] goes to uint32 ids[positions[q]], how many keys have an id
+    to uint32 counts[id]; table, generation, scatter: of _find_or_insert. Returns (number of ids,
+    bits in use, table); the table is a larger one if the ids filled more than half of it.
     """
-    mask = table_mask(n_pieces)
-    number = 0
-    chars = 0
-    for q in range(n_pieces):
-        key = hash_bytes(data, pieces[q, 0], pieces[q, 1])
-        if find_or_insert(key, q, table, mask, generation) != q:
-            number += 1
-            chars += pieces[q, 2]
-    return number, chars
-
-
-@numba.njit(nogil=True, cache=True)
-def split_newlines(breaks, n_breaks, text, run, kind, pieces):
-    """Cut a text at every run of at least ``run`` line breaks of ``kind``; write (first byte, byte
-    after the last, characters) of each piece, empty ones too (as ``re.split("\\n{run,}")``).
-
-    text: (first byte, byte after the last, characters before the first, ... before the end).
-    """
-    start, end, chars, end_chars = text
-    n = 0
-    b = 0
-    while b < n_breaks:
-        if breaks[b, 1] != kind or breaks[b, 0] < start or breaks[b, 0] >= end:
-            b += 1
-            continue
-        last = b
-        while last + 1 < n_breaks and breaks[last + 1, 0] == breaks[last, 0] + 1 < end:
-            if breaks[last + 1, 1] != kind:
-                break
-            last += 1
-        if last - b + 1 >= run:
-            pieces[n, 0] = start
-            pieces[n, 1] = breaks[b, 0]
-            pieces[n, 2] = breaks[b, 2] - chars
-            n += 1
-            start = breaks[last, 0] + 1
-            chars = breaks[last, 2] + 1
-        b = last + 1
-    pieces[n, 0] = start
-    pieces[n, 1] = end
-    pieces[n, 2] = end_chars - chars
-    return n + 1
-
-
-@numba.njit(nogil=True, cache=True)
-def count_ngrams(words, hashes, n_words, table, generation, scratch, out):
-    """Characters of repeated word n-grams of one text.
-
-    words, hashes  of find_words_and_lines and hash_bytes; words[:, 2] counts characters
-    table          of find_or_insert, for 2 n_words keys; ``generation`` and the 9 after it are free
-    scratch        int32 [5, > n_words]
-    out[0:3]       for n = 2, 3, 4: characters of the most frequent n-gram with its n - 1 spaces,
-                   times its count, also when that is 1; of equals the first; 0 if too few words
-    out[3:9]       for n = 5 ... 10: characters (no spaces) of n-grams met before. The scan goes on
-                   after a repeat with the word behind it, and knows only n-grams it stopped at.
-    """
-    ids = scratch[0]
-    next_ids = scratch[1]
-    count = scratch[2]
-    first = scratch[3]
-    positions = scratch[4]
-    for q in range(9):
-        n = q + 2
-        out[q] = words[n, 2] + n - 1 if n <= 4 and n_words >= n else 0
-    n_ids = 0
-    mask = table_mask(n_words)
-    for w in range(n_words):
-        found = find_or_insert(hashes[w], n_ids, table, mask, generation)
-        new = found == n_ids
-        count[found] = 1 if new else count[found] + 1
-        n_ids += new
-        ids[w] = found
-    n_positions = 0
-    for w in range(n_words - 1):
-        positions[n_positions] = w
-        n_positions += (count[ids[w]] > 1) & (count[ids[w + 1]] > 1)
-    for n in range(2, 11):
-        if n_positions == 0:
-            return
-        generation += _U1
-        mask = table_mask(n_positions)
-        n_ids = 0
-        for q in range(n_positions):
-            w = positions[q]
-            key = np.uint64(ids[w]) << _U32 | np.uint64(ids[w + 1])
-            found = find_or_insert(key, n_ids, table, mask, generation)
-            # first[n_ids] is overwritten until that id is given away
-            first[n_ids] = w
-            new = found == n_ids
-            count[found] = 1 if new else count[found] + 1
+    bits = _bits_for(n, table)
+    n_ids = _U0
+    q = 0
+    while True:
+        room = _U1 << (bits - _U1)
+        while q < n and n_ids < room:
+            found, new = _find_or_insert(keys[q], n_ids, table, bits, generation, scatter)
+            count = counts[found]
+            counts[found] = (_U0 if new else np.uint64(count)) + _U1
             n_ids += new
-            next_ids[q] = found
-        if n <= 4:
+            ids[positions[q]] = found
+            q += 1
+        if q == n:
+            return np.int64(n_ids), bits, table
+        table = _grow(table, generation, scatter)
+        bits += _U1
+
+
+@njit(nogil=True, cache=True)
+def count_pieces(data, start, bounds, breaks, n_breaks, short_chars, table, generation, scatter, fineweb, repeated):
+    """Count what stands between "\\n": lines and paragraphs, and those that repeat an earlier one.
+
+    bounds, breaks  of ``walk``
+    table, scatter  of _find_or_insert; ``generation`` is free
+    fineweb[1, 3:7] newlines; of the lines that hold a word: their number, how many end in a
+                    TERMINAL (a space after it hides it, as in the published code), how many have at
+                    most ``short_chars`` characters; characters of those that repeat
+    repeated[0:6]   of ``re.split("\\n+", text)``: pieces, those that repeat, their characters; the
+                    same of ``re.split("\\n{2,}", text.strip())``
+    Returns the table, a larger one if it was too small.
+    """
+    # a paragraph ends at an empty line or at the end, so no more keys than this
+    most = n_breaks + 2
+    while table.size < 4 * most:
+        table = _grow(table, generation, scatter)
+    bits = _bits_for(most, table)
+    size = breaks[n_breaks, AT]
+    n_words = breaks[n_breaks, WORDS]
+    stripped_start = bounds[0] if n_words else 0
+    stripped_end = bounds[2 * n_words - 1] if n_words else 0
+    paragraph = _U0
+    paragraph_chars = -1
+    n_paragraphs = 0
+    byte = 0
+    char = 0
+    word = 0
+    for b in range(n_breaks + 1):
+        at = breaks[b, AT]
+        if b < n_breaks:
+            if data[start + at] != _NEWLINE:
+                continue
+            fineweb[1] += 1
+        chars = breaks[b, CHARS] - char
+        last_word = breaks[b, WORDS]
+        if at > byte:
+            key = hash_bytes(data, np.int64(start + byte), np.int64(start + at))
+            repeats = _find_or_insert(key, np.uint64(b), table, bits, generation, scatter)[1] == _U0
+            repeated[0] += 1
+            repeated[1] += repeats
+            repeated[2] += chars if repeats else 0
+            if last_word > word:
+                fineweb[3] += 1
+                fineweb[4] += breaks[b, TERMINATED]
+                fineweb[5] += chars <= short_chars
+                fineweb[6] += chars if repeats else 0
+            # white space at the ends of the text is of no paragraph
+            if last_word > 0 and word < n_words:
+                if byte < stripped_start or at > stripped_end:
+                    first = max(byte, stripped_start)
+                    last = min(at, stripped_end)
+                    key, continuations = _hash_and_count(data, np.int64(start + first), np.int64(start + last))
+                    chars = last - first - continuations
+                paragraph = (paragraph ^ key) * MIX_A
+                paragraph ^= paragraph >> _U32
+                paragraph_chars += chars + 1
+        if paragraph_chars >= 0 and (at == byte or b == n_breaks):
+            repeats = _find_or_insert(paragraph, np.uint64(b), table, bits, generation, scatter)[1] == _U0
+            n_paragraphs += 1
+            repeated[4] += repeats
+            repeated[5] += paragraph_chars if repeats else 0
+            paragraph = _U0
+            paragraph_chars = -1
+        byte = at + 1
+        char = breaks[b, CHARS] + 1
+        word = last_word
+    # splitting leaves an empty piece at an end where the text breaks, and is never empty itself
+    if size == 0:
+        repeated[0] = 1
+    else:
+        leading = data[start] == _NEWLINE
+        trailing = data[start + size - 1] == _NEWLINE
+        repeated[0] += leading + trailing
+        repeated[1] += leading & trailing
+    repeated[3] = max(n_paragraphs, 1)
+    return table
+
+
+@njit(nogil=True, cache=True)
+def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, scatter, scratch, out):
+    """Characters of repeated word n-grams of one text, and how many stop words it holds.
+
+    hashes, chars   of hash_words; ``hashes`` is overwritten
+    max_n           n-grams are counted up to this n, 10 for all and 1 for none
+    table, scatter  of _find_or_insert; ``generation`` and the 9 after it are free
+    scratch         uint32 [4, > n_words]
+    out[0:3]        for n = 2, 3, 4: characters of the most frequent n-gram with its n - 1 spaces,
+                    times its count, also when that is 1; of equals the first; 0 if too few words
+    out[3:9]        for n = 5 ... 10: characters (no spaces) of n-grams met before. The scan goes on
+                    after a repeat with the word behind it, and knows only n-grams it stopped at.
+    Returns (different stop words, table); the table is a larger one if it was too small.
+    """
+    ids, counts, positions, seen = scratch[0], scratch[1], scratch[2], scratch[3]
+    for n in TOP_NGRAMS:
+        out[n - 2] = chars[n] + n - 1 if n_words >= n else 0
+    for w in range(n_words):
+        positions[w] = w
+    n_ids, bits, table = _number(hashes, positions, n_words, table, generation, scatter, ids, counts)
+    stop_words = 0
+    for s in range(stop_hashes.size):
+        stop_words += _holds(stop_hashes[s], table, bits, generation, scatter)
+    m = 0
+    for w in range(n_words - 1):
+        positions[m] = w
+        m += (counts[ids[w]] > 1) & (counts[ids[w + 1]] > 1)
+    for n in range(2, max_n + 1):
+        if m == 0:
+            break
+        for q in range(m):
+            w = np.uint64(positions[q])
+            hashes[q] = np.uint64(ids[w]) << _U32 | np.uint64(ids[w + _U1])
+        generation += _U1
+        n_ids, bits, table = _number(hashes, positions, m, table, generation, scatter, ids, counts)
+        if n <= TOP_NGRAMS[-1]:
             best = 1
             for g in range(n_ids):
-                if count[g] > best:
-                    best = count[g]
-                    w = first[g]
-                    out[n - 2] = best * (words[w + n, 2] - words[w, 2] + n - 1)
+                best = max(best, np.int64(counts[g]))
+            if best > 1:
+                q = 0
+                while counts[ids[positions[q]]] != best:
+                    q += 1
+                w = np.int64(positions[q])
+                out[n - 2] = best * (chars[w + n] - chars[w] + n - 1)
         else:
-            for g in range(n_ids):
-                first[g] = -1
-            free = 0
-            for q in range(n_positions):
-                w = positions[q]
-                if w >= free:
-                    g = next_ids[q]
-                    if first[g] >= 0:
-                        out[n - 2] += words[w + n, 2] - words[w, 2]
-                        free = w + n
+            seen[:n_ids] = 0
+            q = 0
+            while q < m:
+                w = np.int64(positions[q])
+                g = ids[w]
+                q += 1
+                if seen[g]:
+                    out[n - 2] += chars[w + n] - chars[w]
+                    # mostly the positions go on one by one
+                    if q + n <= m and positions[q + n - 1] == w + n:
+                        q += n - 1
                     else:
-                        first[g] = w
+                        while q < m and positions[q] < w + n:
+                            q += 1
+                seen[g] = 1
         # on to the positions where this n-gram and the one a word later both repeat
-        m = 0
+        left = 0
         previous = -2
-        for q in range(n_positions):
-            w = positions[q]
-            ids[w] = next_ids[q]
-            repeats = count[next_ids[q]] > 1
-            positions[m] = w - 1
-            m += repeats & (previous == w - 1)
+        for q in range(m):
+            w = np.int64(positions[q])
+            repeats = counts[ids[w]] > 1
+            positions[left] = w - 1
+            left += repeats & (previous == w - 1)
             previous = w if repeats else previous
-        n_positions = m
+        m = left
+    return stop_words, table

@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 BLOCK = 64
-NEEDED = ("bmi2", "avx512bw", "avx512vbmi2")
+NEEDED = ("bmi2", "avx512bw", "avx512vbmi", "avx512vbmi2")
 EMIT_SLACK = 64
 
 _I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))

@@ -6,29 +6,35 @@ One walk over the bytes finds words and line breaks (``words``); every statistic
 
 from __future__ import annotations
 
-import numba
+import secrets
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
+from numba import njit
 
 from kernels.text.buffers import text_buffers
-from kernels.text.c4 import C4_FIELDS, count_c4_lines
+from kernels.text.c4 import C4_FIELDS, c4_field
 from kernels.text.repetition import (
     DUPLICATE_NGRAMS,
+    GENERATIONS,
     TOP_NGRAMS,
-    count_duplicate_pieces,
     count_ngrams,
+    count_pieces,
     hash_bytes,
-    split_newlines,
+    hash_words,
 )
-from kernels.text.words import (
-    ENDS_TERMINAL,
-    HAS_ALPHA,
-    HAS_LETTER_OR_DIGIT,
-    NEWLINE,
-    RETURN,
-    class_table,
-    find_words_and_lines,
+from kernels.text.walk import (
+    AT,
+    BOUNDS_SLACK,
+    BREAK_COLUMNS,
+    CHARS,
+    SENTENCES,
+    WORDS,
+    needed_room,
+    walk,
 )
+from kernels.text.words import class_table, decode
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
@@ -70,228 +76,209 @@ GROUPS = {
 _QUALITY, _REPETITION, _C4, _FINEWEB = range(4)
 _STARTS = np.cumsum([0] + [len(fields) for fields in GROUPS.values()])
 _QUALITY_AT, _REPETITION_AT, _C4_AT, _FINEWEB_AT, _N_FIELDS = (int(s) for s in _STARTS)
-_BULLET = 0x2022
-# generations of the hash table that one text uses up: three for lines, ten for n-grams
-_GENERATIONS = np.uint64(16)
-_ONE, _TWO, _THREE = np.uint64(1), np.uint64(2), np.uint64(3)
+_RETURN, _NEWLINE, _DOT, _HYPHEN = (ord(c) for c in "\r\n.-")
+_SMALL = 1 << 20
+MAX_BYTES = 2**31 - 2 * BOUNDS_SLACK
 
 
-@numba.njit(nogil=True, cache=True)
-def split_lines(data, breaks, n_breaks, end_row, newline_only, lines):
-    """Lines of a text as ``str.splitlines``, or cut at "\\n" only.
-
-    end_row: (first byte, byte after the last, characters, words) of the text. Writes rows of
-    lines, int64 [> n_breaks, 5]: first byte, byte after the last, characters, first word, word
-    after the last. Returns their number; nothing after the last break is no line.
-    """
-    byte, end, end_chars, end_words = end_row
-    chars = 0
-    word = 0
-    n = 0
-    for b in range(n_breaks):
-        at = breaks[b, 0]
-        if at < byte or (newline_only and breaks[b, 1] != NEWLINE):
-            continue
-        lines[n, 0] = byte
-        lines[n, 1] = at
-        lines[n, 2] = breaks[b, 2] - chars
-        lines[n, 3] = word
-        lines[n, 4] = breaks[b, 3]
-        n += 1
-        pair = breaks[b, 1] == RETURN and at + 1 < end and data[at + 1] == 10
-        size = 1 if data[at] < 0x80 else 2 if data[at] < 0xE0 else 3
-        byte = at + size + pair
-        chars = breaks[b, 2] + 1 + pair
-        word = breaks[b, 3]
-    if byte < end:
-        lines[n, 0] = byte
-        lines[n, 1] = end
-        lines[n, 2] = end_chars - chars
-        lines[n, 3] = word
-        lines[n, 4] = end_words
-        n += 1
-    return n
-
-
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _ends_with_ellipsis(data, start, end):
     if end - start < 3:
         return False
     a, b, c = data[end - 3], data[end - 2], data[end - 1]
-    return (a == 46 and b == 46 and c == 46) or (a == 0xE2 and b == 0x80 and c == 0xA6)
+    return (a == _DOT) & (b == _DOT) & (c == _DOT) | (a == 0xE2) & (b == 0x80) & (c == 0xA6)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _starts_with_bullet(data, start, end):
-    if data[start] == 45:
+    if data[start] == _HYPHEN:
         return True
     wide = end - start >= 3 and data[start] == 0xE2
     return wide and data[start + 1] == 0x80 and data[start + 2] == 0xA2
 
 
-@numba.njit(nogil=True, cache=True)
-def _count_quality(data, words, flags, hashes, n_words, lines, n_lines, stop_hashes, out):
-    found = np.uint64(0)
-    for w in range(n_words):
-        if flags[w] & HAS_LETTER_OR_DIGIT:
-            out[1] += 1
-            out[2] += words[w + 1, 2] - words[w, 2]
-        out[3] += (flags[w] & HAS_ALPHA) != 0
-        for s in range(stop_hashes.size):
-            if hashes[w] == stop_hashes[s]:
-                found |= _ONE << np.uint64(s)
-    out[0] = n_words
-    while found:
-        out[4] += 1
-        found &= found - _ONE
-    out[7] = n_lines
-    for q in range(n_lines):
-        w0, w1 = lines[q, 3], lines[q, 4]
-        if w0 < w1:
-            out[8] += _starts_with_bullet(data, words[w0, 0], words[w0, 1])
-            out[9] += _ends_with_ellipsis(data, words[w1 - 1, 0], words[w1 - 1, 1])
+@njit(nogil=True, cache=True)
+def _has_long_word(data, start, end, bounds, first_word, last_word, max_chars):
+    for w in range(first_word, last_word):
+        i = start + bounds[2 * w]
+        last = start + bounds[2 * w + 1]
+        chars = -max_chars
+        # few words have that many bytes
+        while last - i > -chars:
+            i += decode(data, i, end)[1]
+            chars += 1
+            if chars > 0:
+                return True
+    return False
 
 
-@numba.njit(nogil=True, cache=True)
-def _count_fineweb(words, flags, lines, n_lines, short_chars, out):
-    """Counts of the lines that hold a word, which are moved to the front; their number."""
-    n = 0
-    for q in range(n_lines):
-        w1 = lines[q, 4]
-        if lines[q, 3] == w1:
-            continue
-        # a space after the full stop hides it, as in the published code
-        at_end = words[w1 - 1, 1] == lines[q, 1]
-        out[4] += at_end and (flags[w1 - 1] & ENDS_TERMINAL) != 0
-        out[5] += lines[q, 2] <= short_chars
-        for j in range(3):
-            lines[n, j] = lines[q, j]
-        n += 1
-    out[3] = n
-    return n
+@njit(nogil=True, cache=True)
+def _count_lines(data, start, bounds, breaks, n_breaks, min_words, max_chars, classes, line, want_c4, quality, c4):
+    """Lines as ``str.splitlines`` has them: all, with a bullet, with an ellipsis to ``quality[0:3]``,
+    and each in one of the fields of ``c4``."""
+    size = breaks[n_breaks, AT]
+    n_words = breaks[n_breaks, WORDS]
+    longest = 0
+    if want_c4:
+        for w in range(n_words):
+            longest = max(longest, bounds[2 * w + 1] - bounds[2 * w])
+    byte = 0
+    word = 0
+    sentences = 0
+    for b in range(n_breaks + 1):
+        at = breaks[b, AT]
+        after = at + 1
+        if b < n_breaks:
+            # the second half of "\r\n" ends no line, and U+0085, U+2028, U+2029 are longer than a byte
+            kind = data[start + at]
+            if kind == _NEWLINE and at > 0 and data[start + at - 1] == _RETURN:
+                byte = after
+                continue
+            after = at + (1 if kind < 0x80 else 2 if kind < 0xE0 else 3)
+        elif byte == size:
+            # what a break ends is all there is
+            break
+        last_word = breaks[b, WORDS]
+        last_sentence = breaks[b, SENTENCES]
+        quality[0] += 1
+        first = np.int64(start)
+        last = np.int64(start)
+        if word < last_word:
+            first = np.int64(start + bounds[2 * word])
+            last = np.int64(start + bounds[2 * last_word - 1])
+            quality[1] += _starts_with_bullet(data, first, last)
+            quality[2] += _ends_with_ellipsis(data, first, last)
+        if want_c4:
+            c4[0] += 1
+            if longest > max_chars and _has_long_word(
+                data, start, start + size, bounds, word, last_word, max_chars
+            ):
+                c4[1] += 1
+            else:
+                n = last_word - word
+                field, found = c4_field(data, first, last, n, last_sentence - sentences, min_words, classes, line)
+                c4[field] += 1
+                c4[9] += found
+        byte = after
+        word = last_word
+        sentences = last_sentence
 
 
-@numba.njit(nogil=True, cache=True)
-def _stripped(data, words, n_words, breaks, n_breaks, start, end, n_chars):
-    """Bounds of the text without white space at its ends: bytes, and characters before them."""
-    if n_words == 0:
-        return start, start, 0, 0
-    first, last = words[0, 0], words[n_words - 1, 1]
-    before = 0
-    for i in range(start, first):
-        before += (data[i] & 0xC0) != 0x80
-    after = 0
-    for i in range(last, end):
-        after += (data[i] & 0xC0) != 0x80
-    return first, last, before, n_chars - after
-
-
-@numba.njit(nogil=True, cache=True)
-def _count_all(data, offsets, classes, stop_hashes, wanted, min_words, max_word_length, short_chars, counts):
-    longest = np.int64(0)
-    for d in range(offsets.size - 1):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    # memory that a text does not reach is never touched
-    words = np.empty((longest // 2 + 12, 3), np.int64)
-    flags = np.empty(longest // 2 + 12, np.uint8)
-    hashes = np.empty(longest // 2 + 12, np.uint64)
-    breaks = np.empty((longest + 1, 4), np.int64)
-    lines = np.empty((longest + 2, 5), np.int64)
-    line = np.empty(longest, np.uint8)
-    scratch = np.empty((5, longest // 2 + 12), np.int32)
-    rows = np.int64(64)
-    while rows < 2 * (longest + 2):
-        rows *= 2
-    table = np.zeros((rows, 2), np.uint64)
-    generation = _ONE
+@njit(nogil=True, cache=True)
+def _count_all(data, offsets, classes, stop_hashes, scatter, wanted, min_words, max_chars, short_chars, counts):
+    bounds = np.empty(0, np.int32)
+    breaks = np.empty((0, BREAK_COLUMNS), np.int32)
+    line = np.empty(0, np.uint8)
+    hashes = np.empty(0, np.uint64)
+    chars = np.empty(0, np.int32)
+    scratch = np.empty((4, 0), np.uint32)
+    table = np.zeros(1 << 13, np.uint64)
+    generation = np.uint64(1)
     for d in range(offsets.size - 1):
         start, end = offsets[d], offsets[d + 1]
-        out = counts[d]
-        n_words, n_breaks, n_chars, n_hashes, n_ellipses = find_words_and_lines(
-            data, start, end, classes, words, flags, breaks
+        size = end - start
+        quality = counts[d, _QUALITY_AT:_REPETITION_AT]
+        repetition = counts[d, _REPETITION_AT:_C4_AT]
+        c4 = counts[d, _C4_AT:_FINEWEB_AT]
+        fineweb = counts[d, _FINEWEB_AT:_N_FIELDS]
+        # memory that a text does not reach is never touched; of a large one it is worth to count first
+        n_bounds = size + 2 + BOUNDS_SLACK
+        n_rows = size + 1
+        if size > _SMALL:
+            n_bounds, n_rows = needed_room(data, start, end, classes)
+        if bounds.size < n_bounds:
+            bounds = np.empty(n_bounds + n_bounds // 4, np.int32)
+        if breaks.shape[0] < n_rows:
+            breaks = np.empty((n_rows + n_rows // 4, BREAK_COLUMNS), np.int32)
+        n_words, n_breaks, alpha_words, text_words, text_word_chars, n_hashes, ellipses = walk(
+            data, start, end, classes, bounds, breaks
         )
-        end_row = (start, end, n_chars, n_words)
-        if wanted[_QUALITY] or wanted[_REPETITION]:
-            for w in range(n_words):
-                hashes[w] = hash_bytes(data, words[w, 0], words[w, 1])
+        n_chars = np.int64(breaks[n_breaks, CHARS])
         if wanted[_QUALITY] or wanted[_C4]:
-            n_lines = split_lines(data, breaks, n_breaks, end_row, False, lines)
-            if wanted[_QUALITY]:
-                group = out[_QUALITY_AT:_REPETITION_AT]
-                _count_quality(data, words, flags, hashes, n_words, lines, n_lines, stop_hashes, group)
-                group[5] = n_hashes
-                group[6] = n_ellipses
-            if wanted[_C4]:
-                group = out[_C4_AT:_FINEWEB_AT]
-                count_c4_lines(data, words, flags, lines, n_lines, min_words, max_word_length, line, group)
-        if wanted[_FINEWEB]:
-            group = out[_FINEWEB_AT:_N_FIELDS]
-            n_newlines = 0
-            for b in range(n_breaks):
-                n_newlines += breaks[b, 1] == NEWLINE
-            n_lines = split_lines(data, breaks, n_breaks, end_row, True, lines)
-            n_lines = _count_fineweb(words, flags, lines, n_lines, short_chars, group)
-            group[0] = n_words
-            group[1] = n_newlines
-            group[2] = n_chars - n_newlines
-            group[6] = count_duplicate_pieces(data, lines, n_lines, table, generation)[1]
-        if wanted[_REPETITION]:
-            group = out[_REPETITION_AT:_C4_AT]
-            group[0] = n_chars
-            text = (start, end, 0, n_chars)
-            n = split_newlines(breaks, n_breaks, text, 1, NEWLINE, lines)
-            group[1] = n
-            group[2], group[3] = count_duplicate_pieces(data, lines, n, table, generation + _ONE)
-            text = _stripped(data, words, n_words, breaks, n_breaks, start, end, n_chars)
-            n = split_newlines(breaks, n_breaks, text, 2, NEWLINE, lines)
-            group[4] = n
-            group[5], group[6] = count_duplicate_pieces(data, lines, n, table, generation + _TWO)
-            count_ngrams(words, hashes, n_words, table, generation + _THREE, scratch, group[7:])
-        generation += _GENERATIONS
+            if line.size < size:
+                line = np.empty(size + size // 4, np.uint8)
+            _count_lines(
+                data, start, bounds, breaks, n_breaks, min_words, max_chars, classes, line, wanted[_C4], quality[7:10], c4
+            )
+        if wanted[_FINEWEB] or wanted[_REPETITION]:
+            table = count_pieces(
+                data, start, bounds, breaks, n_breaks, short_chars, table, generation, scatter, fineweb, repetition[1:7]
+            )
+        if wanted[_QUALITY] or wanted[_REPETITION]:
+            if hashes.size <= n_words:
+                room = n_words + n_words // 4 + 11
+                hashes = np.empty(room, np.uint64)
+                chars = np.empty(room, np.int32)
+                scratch = np.empty((4, room), np.uint32)
+            hash_words(data, start, bounds, n_words, hashes, chars)
+            stop_words, table = count_ngrams(
+                hashes,
+                chars,
+                n_words,
+                stop_hashes,
+                DUPLICATE_NGRAMS[-1] if wanted[_REPETITION] else 1,
+                table,
+                generation + np.uint64(1),
+                scatter,
+                scratch,
+                repetition[7:],
+            )
+            quality[4] = stop_words
+        generation += np.uint64(GENERATIONS)
+        quality[0] = n_words
+        quality[1] = text_words
+        quality[2] = text_word_chars
+        quality[3] = alpha_words
+        quality[5] = n_hashes
+        quality[6] = ellipses
+        repetition[0] = n_chars
+        fineweb[0] = n_words
+        fineweb[2] = n_chars - fineweb[1]
 
 
 def text_statistics(
     column: pa.Array | pa.ChunkedArray,
-    group: str | None = None,
+    groups: Sequence[str] = tuple(GROUPS),
     *,
-    stop_words: tuple[str, ...] = STOP_WORDS,
+    stop_words: Sequence[str] = STOP_WORDS,
     min_words_per_line: int = 3,
     max_word_length: int = 1000,
     short_line_chars: int = 30,
 ) -> dict[str, np.ndarray]:
-    """Count what the rules of one group ("quality", "repetition", "c4", "fineweb") need.
+    """Count what the rules of ``groups`` ("quality", "repetition", "c4", "fineweb") need.
 
-    Returns {field: int64 [n]}, the fields being GROUPS[group]; with no group all of them, named
-    "group.field", from one walk over the text. A null counts as an empty text. ``stop_words`` (at
-    most 64, matched as they are written) are of "quality", ``min_words_per_line`` and
-    ``max_word_length`` (characters) of "c4", ``short_line_chars`` of "fineweb".
-    Raises ValueError for an unknown group, or for a column that is no string column.
+    Returns {"group.field": int64 [n]}, the fields being those of GROUPS, from one walk over the
+    text. A null counts as an empty text. ``stop_words`` (matched as they are written) are of
+    "quality", ``min_words_per_line`` and ``max_word_length`` (characters) of "c4",
+    ``short_line_chars`` of "fineweb". A text takes, while it is counted, 8 bytes of memory a word
+    and 20 a line; for "quality" and "repetition" 32 more a word, and 32 to 96 a different n-gram.
+    Raises ValueError for an unknown group, for a column that is no string column, and for a text of
+    2 GiB or more.
     """
-    if group is not None and group not in GROUPS:
-        raise ValueError(f"no group of text statistics is called {group!r}: {', '.join(GROUPS)}")
-    if len(stop_words) > 64:
-        raise ValueError(f"{len(stop_words)} stop words; at most 64 can be counted")
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown:
+        raise ValueError(f"no group of text statistics is called {unknown[0]!r}: {', '.join(GROUPS)}")
     data, offsets = text_buffers(column)
+    longest = int(np.diff(offsets).max(initial=0))
+    if longest > MAX_BYTES:
+        raise ValueError(f"a text of {longest:,} bytes; at most {MAX_BYTES:,} can be counted: cut it")
     counts = np.zeros((len(offsets) - 1, _N_FIELDS), np.int64)
-    stops = [np.frombuffer(word.encode(), np.uint8) for word in stop_words]
-    stop_hashes = np.array([hash_bytes(word, 0, word.size) for word in stops], np.uint64)
-    wanted = np.array([group is None or name == group for name in GROUPS])
+    stops = [np.frombuffer(word.encode(), np.uint8) for word in sorted(set(stop_words))]
     _count_all(
         data,
         offsets,
         class_table(),
-        stop_hashes,
-        wanted,
+        np.array([hash_bytes(word, 0, word.size) for word in stops], np.uint64),
+        np.uint64(secrets.randbits(64) | 1),
+        np.array([name in groups for name in GROUPS]),
         min_words_per_line,
         max_word_length,
         short_line_chars,
         counts,
     )
-    columns = {
+    return {
         f"{name}.{field}": counts[:, start + f]
         for (name, fields), start in zip(GROUPS.items(), _STARTS, strict=False)
         for f, field in enumerate(fields)
+        if name in groups
     }
-    if group is None:
-        return columns
-    return {field: columns[f"{group}.{field}"] for field in GROUPS[group]}

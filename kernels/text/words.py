@@ -1,4 +1,4 @@
-"""Where words and lines begin and end: the one walk over the bytes that all statistics share.
+"""The classes of characters, and the word rule that all statistics share.
 
 The word rule, for every statistic of this package: a word is a longest run of characters that are
 not Unicode white space (``str.split``). Punctuation belongs to the word it touches: rules that
@@ -19,15 +19,7 @@ ALPHA = 4  # str.isalpha
 SYMBOL = 8  # Gopher: a word of nothing but these is no word
 TERMINAL = 16  # ends a sentence: Unicode property Sentence_Terminal, and the full stops
 CLOSER = 32  # may follow a terminal inside its word: quotes and brackets
-
-# flags of a word
-HAS_ALPHA = 1
-HAS_LETTER_OR_DIGIT = 2  # a character that is no SYMBOL
-ENDS_SENTENCE = 4  # its last character before closers is TERMINAL
-ENDS_TERMINAL = 8  # its last character is TERMINAL
-
-# kinds of a line break
-NEWLINE, RETURN, OTHER_BREAK = 1, 2, 3
+HASH = 64  # "#"
 
 _TERMINALS = """
 21 2e 3f 589 61d-61f 6d4 700-702 7f9 837 839 83d-83e 964-965 104a-104b 1362 1367-1368 166e
@@ -58,7 +50,7 @@ def _ranges(text: str) -> list[int]:
 
 @functools.cache
 def class_table() -> np.ndarray:
-    """The classes of every code point: uint8 [0x110000], a sum of SPACE ... CLOSER.
+    """The classes of every code point: uint8 [0x110000], a sum of SPACE ... HASH.
 
     ALPHA is that of the running interpreter's Unicode version; the rest is fixed.
     """
@@ -72,6 +64,7 @@ def class_table() -> np.ndarray:
     table[[ord(c) for c in _CLOSERS]] |= CLOSER
     table[_ranges(_TERMINALS)] |= TERMINAL | SYMBOL
     table[_ranges(_SYMBOLS)] |= SYMBOL
+    table[ord("#")] |= HASH
     table.flags.writeable = False
     return table
 
@@ -95,80 +88,3 @@ def decode(data, i, end):
     elif b >= 0xC0 and i + 2 <= end:
         return (b & 31) << 6 | (np.int64(data[i + 1]) & 63), 2
     return np.int64(0xFFFD), 1
-
-
-@numba.njit(nogil=True, cache=True)
-def find_words_and_lines(data, start, end, classes, words, flags, breaks):
-    """Walk one text, ``data[start:end]``, and write down its words and line breaks.
-
-    words   int64 [>= n_words + 1, 3]: first byte, byte after the last, characters in all words
-            before this one; row n_words holds only that last number
-    flags   uint8 [>= n_words]: HAS_ALPHA ... ENDS_TERMINAL
-    breaks  int64 [>= n_breaks, 4]: byte, kind, characters before it, words before it
-    Returns (n_words, n_breaks, n_chars, hashes, ellipses): characters of the text, "#" in it, and
-    "..." (as ``str.count``) plus "…" in it.
-    """
-    n_words = 0
-    n_breaks = 0
-    n_chars = 0
-    hashes = 0
-    ellipses = 0
-    dots = 0
-    word_chars = 0
-    in_word = False
-    flag = np.uint8(0)
-    i = start
-    while i < end:
-        if data[i] < 0x80:
-            c = np.int64(data[i])
-            size = 1
-        else:
-            c, size = decode(data, i, end)
-        k = classes[c]
-        if c == 46:
-            dots += 1
-            if dots == 3:
-                ellipses += 1
-                dots = 0
-        else:
-            dots = 0
-            hashes += c == 35
-            ellipses += c == 0x2026
-        if k & SPACE:
-            if in_word:
-                words[n_words, 1] = i
-                flags[n_words] = flag
-                n_words += 1
-                in_word = False
-            if k & BREAK:
-                kind = NEWLINE if c == 10 else RETURN if c == 13 else OTHER_BREAK
-                breaks[n_breaks, 0] = i
-                breaks[n_breaks, 1] = kind
-                breaks[n_breaks, 2] = n_chars
-                breaks[n_breaks, 3] = n_words
-                n_breaks += 1
-        else:
-            if not in_word:
-                words[n_words, 0] = i
-                words[n_words, 2] = word_chars
-                in_word = True
-                flag = np.uint8(0)
-            word_chars += 1
-            keep = HAS_ALPHA | HAS_LETTER_OR_DIGIT
-            if k & CLOSER:
-                keep |= ENDS_SENTENCE
-            flag &= np.uint8(keep)
-            if k & ALPHA:
-                flag |= np.uint8(HAS_ALPHA)
-            if not k & SYMBOL:
-                flag |= np.uint8(HAS_LETTER_OR_DIGIT)
-            if k & TERMINAL:
-                flag |= np.uint8(ENDS_SENTENCE | ENDS_TERMINAL)
-        n_chars += 1
-        i += size
-    if in_word:
-        words[n_words, 1] = end
-        flags[n_words] = flag
-        n_words += 1
-    words[n_words, 2] = word_chars
-    return n_words, n_breaks, n_chars, hashes, ellipses

@@ -23,12 +23,10 @@ from datatrove.pipeline.filters.gopher_repetition_filter import (
 )
 
 from filters import presets
-from filters.c4 import C4
 from filters.columns import with_columns
 from filters.decide import Decide
-from filters.fineweb import FineWeb
-from filters.gopher import GopherQuality, GopherRepetition
 from filters.language import Language
+from filters.text_statistics import COLUMNS, TextStatistics
 from kernels.text.reference import _ends_sentence
 from kernels.text.statistics import text_statistics
 
@@ -101,7 +99,8 @@ def white_space_words(monkeypatch):
 
 
 def test_statistics_equal_datatrove_functions(texts, table):
-    count = text_statistics(table["text"], "repetition")
+    count = text_statistics(table["text"], ("repetition",))
+    count = {name.removeprefix("repetition."): counts for name, counts in count.items()}
     for row, text in enumerate(texts):
         words = text.split()
         for n in (2, 3, 4):
@@ -119,20 +118,20 @@ def test_statistics_equal_datatrove_functions(texts, table):
 
 
 REASONS = {
-    "gopher_quality": (
-        GopherQuality(), GopherQualityFilter, presets.GOPHER_QUALITY,
+    "gopher": (
+        GopherQualityFilter, presets.GOPHER_QUALITY,
         "gopher_short_doc gopher_long_doc gopher_below_avg_threshold gopher_above_avg_threshold"
         " gopher_too_many_hashes gopher_too_many_ellipsis gopher_too_many_bullets"
         " gopher_too_many_end_ellipsis gopher_below_alpha_threshold gopher_enough_stop_words",
     ),
-    "gopher_repetition": (
-        GopherRepetition(), GopherRepetitionFilter, presets.GOPHER_REPETITION,
+    "repetition": (
+        GopherRepetitionFilter, presets.GOPHER_REPETITION,
         "dup_para_frac dup_para_char_frac dup_line_frac dup_line_char_frac top_2_gram top_3_gram"
         " top_4_gram duplicated_5_n_grams duplicated_6_n_grams duplicated_7_n_grams"
         " duplicated_8_n_grams duplicated_9_n_grams duplicated_10_n_grams",
     ),
     "fineweb": (
-        FineWeb(), FineWebQualityFilter, presets.FINEWEB,
+        FineWebQualityFilter, presets.FINEWEB,
         "line_punct_ratio short_line_ratio char_dup_ratio list_ratio",
     ),
 }  # fmt: skip
@@ -145,13 +144,13 @@ UNSEEN = {
 
 @pytest.mark.parametrize("name", REASONS)
 def test_first_failed_rule_is_datatroves_reason(name, texts, table, white_space_words):
-    stage, oracle, rules, reasons = REASONS[name]
+    oracle, rules, reasons = REASONS[name]
     rule_of = dict(zip(reasons.split(), rules, strict=True))
     expected = []
     for text in texts:
         verdict = oracle().filter(Document(text=text, id=""))
         expected.append(None if verdict is True else rule_of[verdict[1]])
-    got = Decide(rules=rules).annotate(stage.annotate(table))["drop_rule"].to_pylist()
+    got = Decide(rules=rules).annotate(TextStatistics(families=(name,)).annotate(table))["drop_rule"].to_pylist()
     assert got == expected
     assert None in expected
     assert {rule_of[r] for r in reasons.split() if r not in UNSEEN} <= set(expected)
@@ -159,7 +158,7 @@ def test_first_failed_rule_is_datatroves_reason(name, texts, table, white_space_
 
 def test_c4_verdict_is_datatroves(texts, table, white_space_words):
     expected = [C4QualityFilter().filter(Document(text=text, id="")) is True for text in texts]
-    got = Decide(rules=presets.C4).annotate(C4().annotate(table))
+    got = Decide(rules=presets.C4).annotate(TextStatistics(families=("c4",)).annotate(table))
     assert [rule is None for rule in got["drop_rule"].to_pylist()] == expected
     assert 20 < sum(expected) < 240
     seen = {rule for rules in got["failed_rules"].to_pylist() for rule in rules}
@@ -169,7 +168,7 @@ def test_c4_verdict_is_datatroves(texts, table, white_space_words):
 def test_columns_are_those_declared_whatever_the_table(table):
     empty = table.slice(0, 0)
     nulls = pa.table({"text": pa.array([None, "", "word", "?!"], pa.string())})
-    for stage in (GopherQuality(), GopherRepetition(), C4(), FineWeb(), Language()):
+    for stage in (TextStatistics(), TextStatistics(families=("c4", "gopher")), Language()):
         for source in (table, empty, nulls, pa.concat_tables([table, table.slice(3, 5)])):
             result = stage.annotate(source)
             assert result.select(source.column_names).equals(source)
@@ -180,11 +179,18 @@ def test_columns_are_those_declared_whatever_the_table(table):
             assert stage.annotate(result).equals(result)
 
 
+def test_families_choose_columns_and_change_none(table):
+    everything = TextStatistics().annotate(table)
+    assert everything.column_names[1:] == [name for columns in COLUMNS.values() for name in columns]
+    for family, columns in COLUMNS.items():
+        one = TextStatistics(families=(family,)).annotate(table)
+        assert one.column_names == ["text", *columns]
+        assert one.equals(everything.select(one.column_names))
+
+
 def test_golden_columns():
     text = "The kernel maps a page of memory.\n- It is the #1 cost...\n- It is the #1 cost...\n"
-    table = pa.table({"text": [text]})
-    for stage in (GopherQuality(), GopherRepetition(), C4(), FineWeb()):
-        table = stage.annotate(table)
+    table = TextStatistics().annotate(pa.table({"text": [text]}))
     row = {k: round(v, 6) for k, v in table.drop_columns(["text"]).to_pylist()[0].items() if v}
     assert row == {
         "gopher_words": 17,
@@ -215,12 +221,14 @@ def test_golden_columns():
 
 def test_parameters_are_checked():
     with pytest.raises(ValueError, match="'two words' is not one word"):
-        GopherQuality(stop_words=("two words",))
+        TextStatistics(stop_words=("two words",))
     with pytest.raises(ValueError, match="max_word_length is 0"):
-        C4(max_word_length=0)
+        TextStatistics(max_word_length=0)
     with pytest.raises(ValueError, match="short_line_chars is -1"):
-        FineWeb(short_line_chars=-1)
-    german = GopherQuality(stop_words=("und", "der")).annotate(pa.table({"text": ["der und der"]}))
+        TextStatistics(short_line_chars=-1)
+    with pytest.raises(ValueError, match=r"'gopher_quality'\]; give some of gopher, repetition, c4"):
+        TextStatistics(families=("c4", "gopher_quality"))
+    german = TextStatistics(stop_words=("und", "der")).annotate(pa.table({"text": ["der und der"]}))
     assert german["gopher_stop_words"].to_pylist() == [2]
 
 

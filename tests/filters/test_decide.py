@@ -7,20 +7,13 @@ import pydoc
 import pyarrow as pa
 import pytest
 
-from filters.c4 import C4
 from filters.decide import Decide
-from filters.fineweb import FineWeb
-from filters.gopher import GopherQuality, GopherRepetition
 from filters.presets import PRESETS
-
-STAGES = (GopherQuality(), GopherRepetition(), C4(), FineWeb())
+from filters.text_statistics import TextStatistics
 
 
 def scored(texts: list[str]) -> pa.Table:
-    table = pa.table({"text": pa.array(texts, pa.large_string())})
-    for stage in STAGES:
-        table = stage.annotate(table)
-    return table
+    return TextStatistics().annotate(pa.table({"text": pa.array(texts, pa.large_string())}))
 
 
 def test_rules_in_order_and_all_that_failed():
@@ -110,7 +103,7 @@ def test_no_rules_missing_columns_and_wrong_types():
 
 
 def test_presets_read_only_columns_that_the_annotators_add():
-    added = {name for stage in STAGES for name in stage.adds}
+    added = set(TextStatistics().adds)
     for name in PRESETS:
         assert Decide(presets=(name,)).columns() <= added
 
