@@ -132,7 +132,12 @@ def _block_may_matter(_context, data, _index, _valid):
         for place in range(3):
             shift = ir.Constant(valid.type, place)
             block = load_block(
-                context, builder, signature.args[0], data, builder.add(index, shift), builder.lshr(valid, shift)
+                context,
+                builder,
+                signature.args[0],
+                data,
+                builder.add(index, shift),
+                builder.lshr(valid, shift),
             )
             # of letters both cases become one; what else does is not wrong, only looked at in vain
             blocks.append((block, builder.or_(block, bytes_of(0x20))))

@@ -15,7 +15,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-_BLOCK = 64
+from kernels.text.simd import BLOCK, low_bits, trailing_zeros
+
 # Readable bytes after the last that is scanned; bytes before a word that are looked at.
 _AHEAD, _BEHIND = 64, 256
 _LESS, _SLASH, _BANG, _EQUALS, _GREATER = b"</!=>"
@@ -54,10 +55,11 @@ class Markup:
 
 @intrinsic
 def _equal(_context, array, _index, _byte, _fold):
-    """Bit k of the uint64: (``array[index + k] | fold``) == byte; bounds unchecked."""
+    """Bit k of the uint64: (``array[index + k] | fold``) == byte; bounds unchecked, as a masked load of
+    bytes is fast on some CPUs only."""
 
     def emit(context, builder, signature, args):
-        vector = ir.VectorType(ir.IntType(8), _BLOCK)
+        vector = ir.VectorType(ir.IntType(8), BLOCK)
         data = make_array(signature.args[0])(context, builder, args[0]).data
         at = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
         block = builder.load(at)
@@ -65,23 +67,13 @@ def _equal(_context, array, _index, _byte, _fold):
 
         def splat(value):
             one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.IntType(32)(0))
-            zeros = ir.Constant(ir.VectorType(ir.IntType(32), _BLOCK), [0] * _BLOCK)
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
             return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
         equal = builder.icmp_unsigned("==", builder.or_(block, splat(args[3])), splat(args[2]))
         return builder.bitcast(equal, ir.IntType(64))
 
     return types.uint64(array, types.int64, types.uint8, types.uint8), emit
-
-
-@intrinsic
-def _lowest_bit(_context, _mask):
-    """Index of the lowest set bit; the mask is not 0."""
-
-    def emit(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.uint64), emit
 
 
 @njit(nogil=True, cache=True)
@@ -121,15 +113,13 @@ def _scan(data, start, stop, state):
     and its highest above the lowest so far, a bit for each word found and for NUL."""
     balance, lowest, depth, flags = state
     fold, as_is = np.uint8(_FOLD), np.uint8(0)
-    for i in range(start, stop, _BLOCK):
-        inside = ~np.uint64(0)
-        if stop - i < _BLOCK:
-            inside = (np.uint64(1) << np.uint64(stop - i)) - np.uint64(1)
+    for i in range(start, stop, BLOCK):
+        inside = low_bits(stop - i)
         if _equal(data, i, as_is, as_is) & inside:
             flags |= 1 << _NUL
         tags = _equal(data, i, np.uint8(_LESS), as_is) & inside
         while tags:
-            at = i + _lowest_bit(tags)
+            at = i + trailing_zeros(tags)
             tags &= tags - np.uint64(1)
             first = data[at + 1]
             if first == _SLASH:
@@ -144,7 +134,7 @@ def _scan(data, start, stop, state):
             found = _equal(data, i + a, word[a], fold) & _equal(data, i + b, word[b], fold)
             found &= _equal(data, i + c, word[c], fold) & inside
             while found and not flags & (1 << w):
-                at = i + _lowest_bit(found)
+                at = i + trailing_zeros(found)
                 found &= found - np.uint64(1)
                 if (
                     _stands_at(data, at, word, _LENGTHS[w])
@@ -160,10 +150,10 @@ def scan_markup(page: bytes) -> Markup:
     data = np.frombuffer(page, np.uint8)
     state = np.zeros(4, np.int64)
     # blocks read past their end, so the last ones are read from a copy
-    whole = max(0, len(data) - _AHEAD) // _BLOCK * _BLOCK
+    whole = max(0, len(data) - _AHEAD) // BLOCK * BLOCK
     _scan(data, 0, whole, state)
     begin = max(0, whole - 2 * _BEHIND)
-    rest = np.zeros(len(data) - begin + _BLOCK + _AHEAD, np.uint8)
+    rest = np.zeros(len(data) - begin + BLOCK + _AHEAD, np.uint8)
     rest[: len(data) - begin] = data[begin:]
     rest.flags.writeable = False
     _scan(rest, whole - begin, len(data) - begin, state)

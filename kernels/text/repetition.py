@@ -189,7 +189,9 @@ def _number(keys, positions, n, table, generation, scatter, ids, counts):
 
 
 @njit(nogil=True, cache=True)
-def count_pieces(data, start, bounds, breaks, n_breaks, short_chars, table, generation, scatter, fineweb, repeated):
+def count_pieces(
+    data, start, bounds, breaks, n_breaks, short_chars, table, generation, scatter, fineweb, repeated
+):
     """Count what stands between "\\n": lines and paragraphs, and those that repeat an earlier one.
 
     bounds, breaks  of ``walk``
@@ -240,7 +242,9 @@ def count_pieces(data, start, bounds, breaks, n_breaks, short_chars, table, gene
                 if byte < stripped_start or at > stripped_end:
                     first = max(byte, stripped_start)
                     last = min(at, stripped_end)
-                    key, continuations = _hash_and_count(data, np.int64(start + first), np.int64(start + last))
+                    key, continuations = _hash_and_count(
+                        data, np.int64(start + first), np.int64(start + last)
+                    )
                     chars = last - first - continuations
                 paragraph = (paragraph ^ key) * MIX_A
                 paragraph ^= paragraph >> _U32

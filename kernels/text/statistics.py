@@ -113,7 +113,9 @@ def _has_long_word(data, start, end, bounds, first_word, last_word, max_chars):
 
 
 @njit(nogil=True, cache=True)
-def _count_lines(data, start, bounds, breaks, n_breaks, min_words, max_chars, classes, line, want_c4, quality, c4):
+def _count_lines(
+    data, start, bounds, breaks, n_breaks, min_words, max_chars, classes, line, want_c4, quality, c4
+):
     """Lines as ``str.splitlines`` has them: all, with a bullet, with an ellipsis to ``quality[0:3]``,
     and each in one of the fields of ``c4``."""
     size = breaks[n_breaks, AT]
@@ -156,7 +158,9 @@ def _count_lines(data, start, bounds, breaks, n_breaks, min_words, max_chars, cl
                 c4[1] += 1
             else:
                 n = last_word - word
-                field, found = c4_field(data, first, last, n, last_sentence - sentences, min_words, classes, line)
+                field, found = c4_field(
+                    data, first, last, n, last_sentence - sentences, min_words, classes, line
+                )
                 c4[field] += 1
                 c4[9] += found
         byte = after
@@ -165,7 +169,9 @@ def _count_lines(data, start, bounds, breaks, n_breaks, min_words, max_chars, cl
 
 
 @njit(nogil=True, cache=True)
-def _count_all(data, offsets, classes, stop_hashes, scatter, wanted, min_words, max_chars, short_chars, counts):
+def _count_all(
+    data, offsets, classes, stop_hashes, scatter, wanted, min_words, max_chars, short_chars, counts
+):
     bounds = np.empty(0, np.int32)
     breaks = np.empty((0, BREAK_COLUMNS), np.int32)
     line = np.empty(0, np.uint8)
@@ -198,11 +204,32 @@ def _count_all(data, offsets, classes, stop_hashes, scatter, wanted, min_words, 
             if line.size < size:
                 line = np.empty(size + size // 4, np.uint8)
             _count_lines(
-                data, start, bounds, breaks, n_breaks, min_words, max_chars, classes, line, wanted[_C4], quality[7:10], c4
+                data,
+                start,
+                bounds,
+                breaks,
+                n_breaks,
+                min_words,
+                max_chars,
+                classes,
+                line,
+                wanted[_C4],
+                quality[7:10],
+                c4,
             )
         if wanted[_FINEWEB] or wanted[_REPETITION]:
             table = count_pieces(
-                data, start, bounds, breaks, n_breaks, short_chars, table, generation, scatter, fineweb, repetition[1:7]
+                data,
+                start,
+                bounds,
+                breaks,
+                n_breaks,
+                short_chars,
+                table,
+                generation,
+                scatter,
+                fineweb,
+                repetition[1:7],
             )
         if wanted[_QUALITY] or wanted[_REPETITION]:
             if hashes.size <= n_words:

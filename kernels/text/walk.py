@@ -16,7 +16,16 @@ from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from kernels.text.simd import BLOCK, BLOCKS, block_mask, bytes_of, load_block, low_bits, popcount, trailing_zeros
+from kernels.text.simd import (
+    BLOCK,
+    BLOCKS,
+    block_mask,
+    bytes_of,
+    load_block,
+    low_bits,
+    popcount,
+    trailing_zeros,
+)
 from kernels.text.words import ALPHA, BREAK, CLOSER, HASH, SPACE, SYMBOL, TERMINAL, decode
 
 # columns of the rows that the walk writes for every line break, and for the end of the text

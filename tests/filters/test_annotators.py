@@ -150,7 +150,11 @@ def test_first_failed_rule_is_datatroves_reason(name, texts, table, white_space_
     for text in texts:
         verdict = oracle().filter(Document(text=text, id=""))
         expected.append(None if verdict is True else rule_of[verdict[1]])
-    got = Decide(rules=rules).annotate(TextStatistics(families=(name,)).annotate(table))["drop_rule"].to_pylist()
+    got = (
+        Decide(rules=rules)
+        .annotate(TextStatistics(families=(name,)).annotate(table))["drop_rule"]
+        .to_pylist()
+    )
     assert got == expected
     assert None in expected
     assert {rule_of[r] for r in reasons.split() if r not in UNSEEN} <= set(expected)

@@ -102,7 +102,10 @@ def test_a_block_over_the_end_reads_nothing_beyond_it():
         ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+bmi2"}, False),
         ({"NUMBA_CPU_NAME": "generic"}, False),
         (
-            {"NUMBA_CPU_NAME": "znver4", "NUMBA_CPU_FEATURES": "+avx2,+bmi2,+avx512bw,+avx512vbmi,+avx512vbmi2"},
+            {
+                "NUMBA_CPU_NAME": "znver4",
+                "NUMBA_CPU_FEATURES": "+avx2,+bmi2,+avx512bw,+avx512vbmi,+avx512vbmi2",
+            },
             True,
         ),
     ],

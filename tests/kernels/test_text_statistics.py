@@ -22,7 +22,9 @@ from kernels.text.simd import BLOCKS, low_bits
 from kernels.text.statistics import GROUPS, text_statistics
 from kernels.text.words import class_table
 
-needs_blocks = pytest.mark.skipif(not BLOCKS, reason="this CPU has no blocks: the portable path is all there is")
+needs_blocks = pytest.mark.skipif(
+    not BLOCKS, reason="this CPU has no blocks: the portable path is all there is"
+)
 
 SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000"
 PIECES = [
@@ -69,7 +71,9 @@ def test_long_mixtures_equal_the_reference():
     assert_contract(["\n".join(rng.choices(lines, k=k)) for k in (10, 100, 5000)])
 
 
-@pytest.mark.parametrize("char", [*"aé語💾", " ", "\u2028", "\x85", "\u3000", "。", "»", "・", "…", ".", ")", "\n", "#", "{"])
+@pytest.mark.parametrize(
+    "char", [*"aé語💾", " ", "\u2028", "\x85", "\u3000", "。", "»", "・", "…", ".", ")", "\n", "#", "{"]
+)
 def test_every_place_in_a_block(char):
     """Runs of the character at each offset up to two blocks, behind and before other characters."""
     texts = []
@@ -160,7 +164,9 @@ def test_nothing_behind_the_text_is_read():
         mprotect(ctypes.c_void_p(address + 3 * page), page, 3)
 
 
-@pytest.mark.parametrize("unit", ["word ", "a b ", "a b c d e f g h i j k ", "word\n", "é\n\n", "...", ") ", "\r\n"])
+@pytest.mark.parametrize(
+    "unit", ["word ", "a b ", "a b c d e f g h i j k ", "word\n", "é\n\n", "...", ") ", "\r\n"]
+)
 def test_a_million_of_the_same(unit):
     n = 1_000_000
     got = {name: int(values[0]) for name, values in text_statistics(pa.array([unit * n])).items()}

@@ -52,20 +52,21 @@ class Resiliparse(BaseExtractor):
 
 
 def run(warcs: str, tokenizer: str, end_token: str) -> dict:
-    """The whole chain over a folder of WARC files: documents out of the WARC, after each step, tokens."""
-    extractor = Trafilatura() if sys.argv[1] == "trafilatura" else Resiliparse()
+    """The whole chain over a folder of WARC files; what each step counted."""
     with tempfile.TemporaryDirectory() as folder:
         kept = f"{folder}/kept"
         config = MinhashConfig()
-        filters = [
+        steps = [
+            WarcReader(warcs),
             URLFilter(use_integrated_lists=False),
-            extractor,
+            _extractor(),
             GopherRepetitionFilter(),
             GopherQualityFilter(),
             C4QualityFilter(filter_no_terminal_punct=False),
             FineWebQualityFilter(),
+            JsonlWriter(kept),
         ]
-        counts = _execute(folder, "filter", [WarcReader(warcs), *filters, JsonlWriter(kept)])
+        counts = _execute(folder, "filter", steps)
         sign = MinhashDedupSignature(f"{folder}/signatures", config)
         _execute(folder, "sign", [JsonlReader(kept), sign])
         buckets = MinhashDedupBuckets(f"{folder}/signatures", f"{folder}/buckets", config=config)
@@ -79,6 +80,16 @@ def run(warcs: str, tokenizer: str, end_token: str) -> dict:
         return counts | _execute(folder, "tokens", [JsonlReader(kept), duplicates, tokens])
 
 
+def extract(warcs: str) -> dict:
+    """Reading and extraction alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _execute(folder, "extract", [WarcReader(warcs), _extractor()])
+
+
+def _extractor() -> BaseExtractor:
+    return Trafilatura() if sys.argv[1] == "trafilatura" else Resiliparse()
+
+
 def _execute(folder: str, name: str, steps: list[PipelineStep], tasks: int = 1) -> dict:
     """Run a pipeline as a user does; what each step counted."""
     logs = f"{folder}/logs/{name}"
@@ -89,7 +100,7 @@ def _execute(folder: str, name: str, steps: list[PipelineStep], tasks: int = 1) 
 
 def main() -> None:
     logger.remove()
-    serve(run=run)
+    serve(run=run, extract=extract)
 
 
 if __name__ == "__main__":
