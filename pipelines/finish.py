@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines.dataset import Commit, File, Manifest, content_fingerprint, read_commit
+from pipelines.dataset import Commit, File, Manifest, content_fingerprint, read_commit, read_commits
 from pipelines.job import Job
 from pipelines.storage import Folder
 
@@ -47,6 +47,7 @@ def make_manifest(
     if plan.annotated:
         report["annotated"] = plan.annotated
     now = time.time()
+    work = read_commits(plan.dataset).values() if unit.shape == "shuffle" else commits
     return Manifest(
         kind=output,
         node=unit.name,
@@ -75,7 +76,7 @@ def make_manifest(
             "at": datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds"),
             "run": str(run),
             "seconds": round(now - (job.started or now), 2),
-            "cpu_seconds": round(sum(commit.seconds for commit in commits), 2),
+            "cpu_seconds": round(sum(commit.seconds for commit in work), 2),
             "warnings": job.warnings,
         },
     )
