@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -98,14 +99,26 @@ def packages() -> dict[str, str]:
     return json.loads((CACHE / "packages.json").read_text())
 
 
+def package_files(package: str, paths: Iterable[str]) -> tuple[str, dict[str, bytes]]:
+    """Version of a package, and the bytes of those files of it that are there, by path from its root.
+
+    Not kept. The version is "" where this Debian has no such package.
+    """
+    if not _command("apt-cache", "show", "--no-all-versions", package, missing="No packages found"):
+        return "", {}
+    CACHE.mkdir(exist_ok=True)
+    with _unpacked(package) as (version, root):
+        return version, {path: (root / path).read_bytes() for path in paths if (root / path).is_file()}
+
+
 def extract(table: pa.Table) -> pa.Table:
     """id (site/path) and text of each page that has main content, found as the stage extract does."""
     return pa.Table.from_batches(_texts_of(table.to_batches(_BATCH)), TEXTS)
 
 
 def write_texts(table: pa.Table, file: Path) -> None:
-    """Parquet as a dataset's documents are written: zstd, 1,000 rows a group."""
-    _write(file, table.schema, table.combine_chunks().to_batches(1000))
+    """Parquet as a dataset's documents are written: zstd; 250 rows a group, so that threads share them."""
+    _write(file, table.schema, table.combine_chunks().to_batches(250))
 
 
 def progress(message: str) -> None:
@@ -148,14 +161,22 @@ def _fetch_all(versions: dict[str, str]) -> Iterator[pa.RecordBatch]:
     seen: set[bytes] = set()
     for site, pattern in SITES.items():
         package = _package(pattern)
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            progress(f"{package}: download and unpack")
-            _command("apt-get", "download", "-q", package, cwd=folder)
-            [archive] = Path(folder).glob("*.deb")
-            versions[package] = _command("dpkg-deb", "-f", str(archive), "Version").strip()
-            root = Path(folder) / "root"
-            _command("dpkg-deb", "-x", str(archive), str(root))
+        with _unpacked(package) as (version, root):
+            versions[package] = version
             yield from _read_pages(site, root / "usr/share", seen)
+
+
+@contextmanager
+def _unpacked(package: str) -> Iterator[tuple[str, Path]]:
+    """Version of a package and a folder with its files, which goes afterwards."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        progress(f"{package}: download and unpack")
+        _command("apt-get", "download", "-q", package, cwd=folder)
+        [archive] = Path(folder).glob("*.deb")
+        version = _command("dpkg-deb", "-f", str(archive), "Version").strip()
+        root = Path(folder) / "root"
+        _command("dpkg-deb", "-x", str(archive), str(root))
+        yield version, root
 
 
 def _read_pages(site: str, root: Path, seen: set[bytes]) -> Iterator[pa.RecordBatch]:
@@ -187,12 +208,15 @@ def _package(pattern: str) -> str:
     return depends[0] if depends else name
 
 
-def _command(*command: str, cwd: str | None = None) -> str:
+def _command(*command: str, cwd: str | None = None, missing: str | None = None) -> str:
+    """Standard output; "" where the command fails and its errors hold ``missing``."""
     try:
         return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
     except FileNotFoundError as error:
         raise SystemExit(f"no {command[0]} here: the documentation needs a Debian machine") from error
     except subprocess.CalledProcessError as error:
+        if missing is not None and missing in error.stderr:
+            return ""
         raise SystemExit(f"`{' '.join(command)}` failed:\n{error.stderr}") from error
 
 

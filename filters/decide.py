@@ -26,7 +26,7 @@ class Decide:
     """Drops a document by the first rule it fails; ``drop_rule`` names it, and ``failed_rules``
     lists all it fails ("would also have been dropped by"). A rule {column, min, max, in, not_in}
     is failed when the value is below ``min``, above ``max``, outside ``in`` or inside ``not_in``.
-    A null fails no rule.
+    A null fails no rule. A document that passes the second rule under a rule's ``or`` passes both.
 
     Example: presets: [technical], rules: {english: {column: language_label, in: [en]},
     technical_too_few_words: {min: 50}, technical_long_words: null}.
@@ -34,7 +34,7 @@ class Decide:
 
     stage: ClassVar = "decide"
     shape: ClassVar = "map"
-    version: ClassVar = 1
+    version: ClassVar = 2
     determinism: ClassVar = "exact"
     libraries: ClassVar = ()
     inputs: ClassVar = {"documents": "documents"}
@@ -77,20 +77,22 @@ class Decide:
 
     def columns(self) -> set[str]:
         """Columns that the rules read."""
-        return {rule["column"] for rule in self._effective().values()}
+        return {part["column"] for rule in self._effective().values() for part in _alternatives(rule)}
 
     def annotate(self, table: pa.Table) -> pa.Table:
         rules = self._effective()
         names = pa.array(rules, pa.string())
         failed = np.zeros((table.num_rows, len(rules)), bool)
         for r, (name, rule) in enumerate(rules.items()):
-            column = rule["column"]
-            if column not in table.column_names:
-                raise ValueError(
-                    f"decide: rule {name!r} reads column {column!r}, which no stage before it adds"
-                    + _nearest(column, table.column_names)
-                )
-            failed[:, r] = _fails(name, rule, table[column])
+            failed[:, r] = True
+            for part in _alternatives(rule):
+                column = part["column"]
+                if column not in table.column_names:
+                    raise ValueError(
+                        f"decide: rule {name!r} reads column {column!r}, which no stage before it adds"
+                        + _nearest(column, table.column_names)
+                    )
+                failed[:, r] &= _fails(name, part, table[column])
         any_failed = failed.any(axis=1)
         first = pa.array(failed.argmax(axis=1), mask=~any_failed)
         ends = np.concatenate([[0], failed.sum(axis=1).cumsum()]).astype(np.int32)
@@ -101,15 +103,24 @@ class Decide:
         return table.append_column("drop_rule", names.take(first))
 
 
+def _alternatives(rule: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rule and those behind its ``or``: failing it is failing each of them."""
+    return [rule, *(_alternatives(rule["or"]) if "or" in rule else [])]
+
+
 def _checked(name: str, rule: dict[str, Any]) -> dict[str, Any]:
     rule = {key: value for key, value in rule.items() if value is not None}
     for key in rule:
-        if key != "column" and key not in CONDITIONS:
-            near = _nearest(key, ("column", *CONDITIONS))
+        if key not in ("column", *CONDITIONS, "or"):
+            near = _nearest(key, ("column", *CONDITIONS, "or"))
             raise ValueError(f"rules: {name!r} has an unknown key {key!r}{near}")
+    if "or" in rule:
+        if not isinstance(rule["or"], dict):
+            raise ValueError(f"rules: {name!r}: or must be a rule, not {rule['or']!r}")
+        rule["or"] = _checked(name, rule["or"])
     if not isinstance(rule.get("column"), str):
         raise ValueError(f"rules: {name!r} names no column")
-    if len(rule) == 1:
+    if not any(key in rule for key in CONDITIONS):
         raise ValueError(f"rules: {name!r} has no condition; give one of {', '.join(CONDITIONS)}")
     for key in ("min", "max"):
         if not isinstance(rule.get(key, 0), int | float):

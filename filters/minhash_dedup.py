@@ -188,7 +188,7 @@ class MinhashDedup:
         hashes, num_shingles = band_signatures(
             *text_buffers(table["text"]), self.bands, self.rows, self.ngram, self.seed
         )
-        keys, rows, starts = partition_records(hashes.T, num_shingles > 0, self.partitions)
+        keys, rows, starts = partition_records(hashes, num_shingles > 0, self.partitions)
         of_shard = {"shard": str(shard)}
         return {
             f"p{part:05d}": pa.table({"hash": keys[a:b], "row": rows[a:b]}).replace_schema_metadata(of_shard)

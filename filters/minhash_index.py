@@ -113,7 +113,7 @@ class MinhashIndex:
         hashes, num_shingles = band_signatures(
             *text_buffers(table["text"]), self.bands, self.rows, self.ngram, self.seed
         )
-        keys, rows, starts = partition_records(hashes.T, num_shingles > 0, parts)
+        keys, rows, starts = partition_records(hashes, num_shingles > 0, parts)
         partial = path.with_suffix(".partial")
         _write(
             partial,

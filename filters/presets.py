@@ -1,5 +1,6 @@
 """Sets of rules for ``decide``, by name. A document fails a rule when the value of its column is
-below ``min``, above ``max``, not ``in`` the list, or ``not_in`` it but there.
+below ``min``, above ``max``, not ``in`` the list, or ``not_in`` it but there; unless it passes the
+rule under ``or``.
 """
 
 from __future__ import annotations
@@ -59,13 +60,36 @@ FINEWEB = {
 # published thresholds, as datatrove has them by default, in the order of FineWeb's pipeline
 WEB = {**GOPHER_REPETITION, **GOPHER_QUALITY, **C4, **FINEWEB}
 
-# Measured on pydoc, Rust, Node.js and C library pages, man pages, source code, Markdown, change
-# logs and logs. Left out on purpose: stop words (code has none), final punctuation and short lines
-# (tables, signatures), "{" and "javascript" (their subject), "#" and bullets (comments, options).
+# Chosen on labelled pages of documentation, beside pydoc's pages, source code, change logs and logs;
+# benchmarks/curation/preset.py measures it. What goes wrongly is short: entries of a reference with
+# one sentence, small source files, and short pages in languages that put no space between words.
+# Left out on purpose: stop words (code has none), "{" and "javascript" (their subject), "#" and
+# bullets (comments, options). Final punctuation and short lines count at their extremes only.
 TECHNICAL = {
-    # navigation, stubs, empty pages
-    "technical_too_few_words": {"column": "gopher_words", "min": 30},
-    # a word a line: indexes and link lists
+    # stubs, redirects, what is left of a page of links
+    "technical_too_few_words": {"column": "gopher_words", "min": 65},
+    # short tables of contents; in code and tables many a word has no letter
+    "technical_too_few_sentences": {
+        "column": "c4_kept_sentences",
+        "min": 2,
+        "or": {
+            "column": "gopher_words",
+            "min": 100,
+            "or": {"column": "gopher_alpha_word_ratio", "max": 0.75},
+        },
+    },
+    # indexes of any length: no line ends as a sentence does, or few lines are longer than a name
+    "technical_names_only": {
+        "column": "fineweb_punctuated_line_ratio",
+        "min": 0.01,
+        "or": {"column": "gopher_alpha_word_ratio", "max": 0.85},
+    },
+    "technical_short_lines": {
+        "column": "fineweb_short_line_ratio",
+        "max": 0.85,
+        "or": {"column": "gopher_alpha_word_ratio", "max": 0.85},
+    },
+    # a word a line
     "technical_word_lists": {"column": "fineweb_newlines_per_word", "max": 0.8},
     # encoded data, minified code; and hex dumps, ASCII art, tables of numbers
     "technical_long_words": {"column": "gopher_mean_word_length", "max": 25},
@@ -79,7 +103,8 @@ TECHNICAL = {
         "max": 0.5,
     },
     "technical_top_2gram": {"column": "repetition_top_2gram_char_ratio", "max": 0.3},
-    "technical_top_4gram": {"column": "repetition_top_4gram_char_ratio", "max": 0.4},
+    # lists of inherited members name their class in each line; pydoc's of ast reaches 0.19
+    "technical_top_4gram": {"column": "repetition_top_4gram_char_ratio", "max": 0.2},
     # spaces do not count in these two: a text of nothing but one phrase reaches about 0.8
     "technical_duplicate_5gram": {
         "column": "repetition_duplicate_5gram_char_ratio",

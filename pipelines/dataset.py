@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,15 +48,16 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def content_hash(table: pa.Table) -> str:
+def content_hash(*tables: pa.Table) -> str:
     """BLAKE2b-128 of the logical rows: independent of chunks, slices, compression and row groups."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-        digest.update(f"{name}:{_type_name(column.type)}:{len(column)};".encode())
-        _hash_array(digest, column)
+    for table in tables:
+        for name in table.column_names:
+            column = table[name].combine_chunks()
+            if isinstance(column, pa.ChunkedArray):
+                column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+            digest.update(f"{name}:{_type_name(column.type)}:{len(column)};".encode())
+            _hash_array(digest, column)
     return digest.hexdigest()
 
 
@@ -107,7 +109,8 @@ def _is_large(kind: pa.DataType) -> bool:
 
 @dataclass(frozen=True)
 class File:
-    """One immutable file of a dataset. ``role`` is "rows", "dropped", "quarantined", or a phase's name."""
+    """One immutable file of a dataset. ``role`` is "rows", "dropped", "quarantined", or "phase": what
+    one phase of a shuffle left for the next, with the names of its tables (pipelines/phase_files.py)."""
 
     role: str
     file: str
@@ -116,12 +119,16 @@ class File:
     sha256: str
     content_hash: str
     token_counts: list[int] | None = None
+    tables: list[str] | None = None
 
     def to_json(self) -> dict:
-        fields = dict(self.__dict__)
-        if self.token_counts is None:
-            del fields["token_counts"]
-        return fields
+        return {key: value for key, value in self.__dict__.items() if value is not None}
+
+    @staticmethod
+    def from_json(value: dict) -> File:
+        # many commits name the same tables: kept once
+        tables = [sys.intern(name) for name in value["tables"]] if "tables" in value else None
+        return File(**{**value, "tables": tables})
 
 
 def write_table(folder: Folder, item: str, role: str, table: pa.Table) -> File:
@@ -241,7 +248,7 @@ class Commit:
 
     @staticmethod
     def from_json(value: dict) -> Commit:
-        return Commit(**{**value, "files": [File(**file) for file in value["files"]]})
+        return Commit(**{**value, "files": [File.from_json(file) for file in value["files"]]})
 
     def file(self, role: str = "rows") -> File | None:
         return next((file for file in self.files if file.role == role), None)

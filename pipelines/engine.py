@@ -348,9 +348,9 @@ class Engine:
         phases = job.unit.last.step.phases if job.unit.shape == "shuffle" else ()
         # an input without shards has nothing to shuffle; a later phase may have nothing to do
         if job.phase + 1 < len(phases) and (job.items or job.phase):
-            before = [job.commits[name] for name in job.items]
+            job.before = [job.commits[name] for name in job.items]
             job.phase += 1
-            self._open_items(job, next_items(job.plan, job.phase, before))
+            self._open_items(job, next_items(job.plan, job.phase, job.before))
             return
         self._finish(job, gaps or [])
 

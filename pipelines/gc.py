@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from rich.console import Console
 
+from pipelines import phase_files
 from pipelines.dataset import read_commits
 from pipelines.progress import human_bytes
 from pipelines.storage import Folder
@@ -21,10 +22,10 @@ def garbage(dataset: Folder, younger: float = YOUNG_SECONDS) -> list[pafs.FileIn
     """Files under data/ and commits/ of one dataset that nobody needs and that are not young."""
     finished = dataset.exists("manifest.json")
     named = {
-        file.file.partition("#")[0]
+        file.file
         for commit in read_commits(dataset).values()
         for file in commit.files
-        if not (finished and "#" in file.file)
+        if not (finished and file.role == phase_files.ROLE)
     }
     found = []
     for folder in ("data", "commits", "scratch"):

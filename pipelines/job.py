@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.dataset import Commit, Manifest, read_commits
+from pipelines.phase_files import parts_of
 from pipelines.plan import Plan, Unit
 from pipelines.storage import Folder
 from pipelines.work import Task
@@ -24,6 +25,7 @@ class Job:
     manifest: Manifest = None  # type: ignore[assignment]  # known once it is done
     reused: bool = False
     phase: int = 0
+    before: list[Commit] = field(default_factory=list)  # of a shuffle's phase: the phase's before it
     items: dict[str, dict] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     queue: collections.deque = field(default_factory=collections.deque)
@@ -71,6 +73,10 @@ def make_task(job: Job, name: str, jobs: dict[str, Job], run: Path, seed: int) -
     fit_inputs = {}
     for key, source in unit.last.inputs.items() if unit.shape == "fit" else ():
         fit_inputs[key] = jobs[source].as_fit_input()
+    parts = []
+    if unit.shape == "shuffle" and job.phase:
+        name_of_parts = f"{item['shard']:05d}" if "shard" in item else item.get("name")
+        parts = parts_of(job.before, name_of_parts)
     refilter = None
     if job.refilter:
         folder, commits = job.refilter
@@ -86,6 +92,7 @@ def make_task(job: Job, name: str, jobs: dict[str, Job], run: Path, seed: int) -
         steps=[(node.name, node.step) for node in unit.nodes],
         item=item,
         phase=job.phase,
+        parts=parts,
         shard=main.shards[item["shard"]] if main and "shard" in item else {},
         main_folder=plan.input_folders[unit.main_input].uri if main else "",
         main_kind=main.kind if main else "",

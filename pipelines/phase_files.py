@@ -1,23 +1,26 @@
 """What one phase of a shuffle leaves for the next: Arrow IPC files, one record batch a table.
 
-A work item puts all its tables of one schema into one file, however many partitions there are; an
-item of the next phase reads one batch of each. ``File.file`` is "data/<item>.<8 hex>.arrow#<batch>".
+A work item puts all its tables of one schema into one file, however many partitions there are, and
+names the tables in ``File.tables``: files and records of them grow with the shards, not with shards
+times partitions. A part is named "<file>#<batch>"; an item of the next phase reads its parts only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from pipelines.dataset import File, content_hash, readable
+from pipelines.dataset import Commit, File, content_hash, readable
 from pipelines.storage import Folder
+
+ROLE = "phase"
 
 
 def write_tables(folder: Folder, item: str, tables: Mapping[str, pa.Table]) -> list[File]:
-    """Write the tables of one work item; the role of each file is its table's name."""
+    """Write the tables of one work item, a file for each schema among them."""
     by_schema: dict[str, list[str]] = {}
     for name in sorted(tables):
         schema = tables[name].schema
@@ -31,19 +34,18 @@ def write_tables(folder: Folder, item: str, tables: Mapping[str, pa.Table]) -> l
         data = sink.getvalue()
         path = f"data/{item}.{uuid.uuid4().hex[:8]}.arrow"
         folder.write(path, data)
-        digest = hashlib.sha256(data).hexdigest()
-        files += [
+        files.append(
             File(
-                role=name,
-                file=f"{path}#{batch}",
-                rows=tables[name].num_rows,
-                bytes=tables[name].nbytes,
-                sha256=digest,
-                content_hash=content_hash(tables[name]),
+                role=ROLE,
+                file=path,
+                rows=sum(tables[name].num_rows for name in names),
+                bytes=data.size,
+                sha256=hashlib.sha256(data).hexdigest(),
+                content_hash=content_hash(*(tables[name] for name in names)),
+                tables=names,
             )
-            for batch, name in enumerate(names)
-        ]
-    return sorted(files, key=lambda file: file.role)
+        )
+    return files
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
@@ -55,9 +57,25 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
-def read_part(folder: Folder, file: str) -> pa.Table:
-    """The table that ``file`` names; from a local disk it is mapped, not read."""
-    path, _, batch = file.partition("#")
+def table_names(commits: Iterable[Commit]) -> list[str]:
+    """The different names of the tables that ``commits`` left."""
+    return sorted({name for commit in commits for file in commit.files for name in file.tables or ()})
+
+
+def parts_of(commits: Iterable[Commit], name: str | None = None) -> list[str]:
+    """The parts named ``name``, or all, in the order of the commits."""
+    return [
+        f"{file.file}#{batch}"
+        for commit in commits
+        for file in commit.files
+        for batch, table in enumerate(file.tables or ())
+        if name is None or table == name
+    ]
+
+
+def read_part(folder: Folder, part: str) -> pa.Table:
+    """The table of one part; from a local disk it is mapped, not read."""
+    path, _, batch = part.partition("#")
     with readable(folder, path):
         source = (
             pa.memory_map(folder.path(path))

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines import registry
 from pipelines.config import Dag, Node
 from pipelines.dataset import SCHEMA_VERSION, Commit, Manifest, fingerprint, read_commits
+from pipelines.phase_files import table_names
 from pipelines.storage import Folder
 
 
@@ -208,37 +209,20 @@ def first_items(plan: Plan) -> list[dict]:
 def next_items(plan: Plan, phase: int, before: list[Commit]) -> list[dict]:
     """The items of phase ``phase`` of a shuffle: a pure function of the commits of the one before."""
     name, per = plan.unit.last.step.phases[phase]
+    done = fingerprint([file.content_hash for commit in before for file in commit.files])
+    names = table_names(before)
     if per == "shard":
         shards = plan.inputs[plan.unit.main_input].shards
         is_last = phase == len(plan.unit.last.step.phases) - 1
-        named = {file.role for commit in before for file in commit.files}
         return [
-            _item(
-                plan,
-                f"{name}-{number:05d}",
-                {"shard": number, "files": _files(before, f"{number:05d}")},
-                [shard["content_hash"], _hashes(before, f"{number:05d}")],
-            )
+            _item(plan, f"{name}-{number:05d}", {"shard": number}, [shard["content_hash"], done])
             for number, shard in enumerate(shards)
-            if is_last or f"{number:05d}" in named
+            if is_last or f"{number:05d}" in names
         ]
     if per == "partition":
-        roles = sorted({file.role for commit in before for file in commit.files})
-        return [
-            _item(plan, f"{name}-{role}", {"name": role, "files": _files(before, role)},
-                  _hashes(before, role))
-            for role in roles
-        ]  # fmt: skip
+        return [_item(plan, f"{name}-{table}", {"name": table}, done) for table in names]
     assert per == "all", per
-    return [_item(plan, f"{name}-all", {"files": _files(before)}, _hashes(before))]
-
-
-def _files(commits: list[Commit], role: str | None = None) -> list[str]:
-    return [f.file for commit in commits for f in commit.files if role in (None, f.role)]
-
-
-def _hashes(commits: list[Commit], role: str | None = None) -> list[str]:
-    return [f.content_hash for commit in commits for f in commit.files if role in (None, f.role)]
+    return [_item(plan, f"{name}-all", {}, done)]
 
 
 def _item(plan: Plan, name: str, args: dict, identity: Any) -> dict:

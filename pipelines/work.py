@@ -52,7 +52,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """Everything a worker needs. ``shard``: the input file; ``inputs``: folders and files by name."""
+    """Everything a worker needs. ``shard``: the input file; ``parts``: what the phase before left."""
 
     dataset: str
     run: str
@@ -63,6 +63,7 @@ class Task:
     steps: list[tuple[str, Any]]
     item: dict
     phase: int = 0
+    parts: list[str] = field(default_factory=list)
     shard: dict = field(default_factory=dict)
     main_folder: str = ""
     main_kind: str = ""
@@ -382,7 +383,7 @@ def _run_shuffle(task: Task) -> Commit:
     folder, item = task.folder, task.item
     work = getattr(step, phase)
     started = time.monotonic()
-    tables = [read_part(folder, file) for file in item.get("files", [])]
+    tables = [read_part(folder, part) for part in task.parts]
     if per == "slices":
         main = Folder(task.main_folder)
         shard = pa.concat_tables([read_slice(main, *part) for part in item["slices"]])

@@ -1,4 +1,4 @@
-"""Every benchmark of this folder, one after the other: ``python -m benchmarks.curation [--wcxb PATH] [--growth]``.
+"""Every benchmark of this folder, one after the other: ``python -m benchmarks.curation``.
 
 Each module here that has a ``main`` is run in a process of its own, in order of name; arguments go to
 those that know them. One that fails does not stop the others.

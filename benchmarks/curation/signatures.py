@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -57,89 +57,104 @@ PEERS = (
 )
 
 
-class Taken:
-    """The least seconds and the most memory over the rounds of one engine."""
+@dataclass
+class Runner:
+    """An engine's process, and the answers of its rounds from memory and from Parquet."""
 
-    def __init__(self) -> None:
-        self.cpu = self.wall = float("inf")
-        self.peak_mb = 0.0
-        self.checksums: set[object] = set()
+    name: str
+    process: Process
+    documents: int
+    threads: int | None
+    megabytes: float
+    reads_parquet: bool
+    answers: dict[str, list[Answer]] = field(default_factory=lambda: {"memory": [], "Parquet": []})
 
-    def add(self, answer: Answer) -> None:
-        self.cpu, self.wall = min(self.cpu, answer.cpu), min(self.wall, answer.wall)
-        self.peak_mb = max(self.peak_mb, answer.peak_mb)
-        self.checksums.add(answer.value)
+    def warm_up(self, file: Path) -> None:
+        self.process.ask("load", file=str(file), rows=16)
+        self.process.ask("memory", **self._arguments)
+        self.process.ask("load", file=str(file), rows=self.documents)
+
+    def take_turn(self, file: Path) -> None:
+        self.answers["memory"].append(self.process.ask("memory", **self._arguments))
+        if self.reads_parquet:
+            self.answers["Parquet"].append(self.process.ask("parquet", file=str(file), **self._arguments))
+
+    @property
+    def _arguments(self) -> dict[str, int]:
+        return {} if self.threads is None else {"threads": self.threads}
+
+    def seconds(self, way: str, clock: str = "cpu") -> float:
+        return min(getattr(answer, clock) for answer in self.answers[way])
+
+    def rate(self, way: str, clock: str = "cpu") -> float:
+        """MB/s."""
+        return self.megabytes / self.seconds(way, clock)
+
+    @property
+    def peak_mb(self) -> float:
+        return max(answer.peak_mb for answer in self.answers["memory"])
+
+
+def run(corpus: str, table: pa.Table, rounds: int) -> list[Runner]:
+    """All engines on one corpus, in turns: ours, its portable path, its two threads, the peers."""
+    table = table.take(np.random.default_rng(1).permutation(table.num_rows))
+    file = CACHE / f"signatures-{corpus}.parquet"
+    write_texts(table, file)
+    sizes = pc.binary_length(table["text"]).to_numpy() / 1e6
+    with ExitStack() as stack:
+        runners = []
+
+        def start(
+            name: str, process: Process, documents: int | None, threads: int | None, parquet: bool
+        ) -> None:
+            count = min(documents or len(sizes), len(sizes))
+            stack.enter_context(process)
+            runners.append(Runner(name, process, count, threads, sizes[:count].sum(), parquet))
+
+        ours = "benchmarks.curation.engines.ours"
+        start("ours", Process(ours), None, 1, True)
+        start("ours, portable path", Process(ours, variables=HASWELL), None, 1, True)
+        start("ours, two threads", Process(ours, cores=(0, 1)), None, 2, True)
+        for peer in PEERS:
+            process = Process(f"benchmarks.curation.engines.{peer.module}", "curation")
+            start(peer.name, process, peer.documents, None, peer.name == "Daft")
+        for runner in runners:
+            progress(f"{corpus}: {runner.name} loads and warms up")
+            runner.warm_up(file)
+        for number in range(rounds):
+            for runner in runners:
+                progress(f"{corpus}: round {number + 1} of {rounds}, {runner.name}")
+                runner.take_turn(file)
+    file.unlink()
+    return runners
 
 
 def measure(corpus: str, table: pa.Table, rounds: int) -> tuple[list[Row], list[str]]:
     """Rows of one corpus, and what is red."""
-    order = np.random.default_rng(1).permutation(table.num_rows)
-    table = table.take(order)
-    file = CACHE / f"signatures-{corpus}.parquet"
-    write_texts(table, file)
-    size = pc.binary_length(table["text"]).to_numpy() / 1e6
-    memory: dict[str, Taken] = {}
-    parquet: dict[str, Taken] = {}
-    with ExitStack() as stack:
-        runs = []
-        for name, cores, variables in (
-            ("ours", (0,), {}),
-            ("ours, portable path", (0,), HASWELL),
-            ("ours, two threads", (0, 1), {}),
-        ):
-            process = stack.enter_context(Process("benchmarks.curation.engines.ours", None, cores, variables))
-            runs.append((name, process, None, {"threads": len(cores)}))
-        for peer in PEERS:
-            process = stack.enter_context(Process(f"benchmarks.curation.engines.{peer.module}", "curation"))
-            runs.append((peer.name, process, peer.documents, {}))
-        for name, process, documents, arguments in runs:
-            progress(f"{corpus}: {name} loads and warms up")
-            process.ask("load", file=str(file), rows=min(16, len(size)))
-            process.ask("memory", **arguments)
-            process.ask("load", file=str(file), rows=documents)
-        for number in range(rounds):
-            for name, process, _, arguments in runs:
-                progress(f"{corpus}: round {number + 1} of {rounds}, {name}")
-                memory.setdefault(name, Taken()).add(process.ask("memory", **arguments))
-                if name.startswith(("ours", "Daft")):
-                    answer = process.ask("parquet", file=str(file), **arguments)
-                    parquet.setdefault(name, Taken()).add(answer)
-
-    documents_of = {name: min(documents or len(size), len(size)) for name, _, documents, _ in runs}
-    total = {name: size[:documents].sum() for name, documents in documents_of.items()}
+    runners = run(corpus, table, rounds)
+    ours, portable, two, *others = runners
+    daft = next(runner for runner in others if runner.reads_parquet)
+    compared = [(ours, "memory", other) for other in others]
+    compared += [(ours, "Parquet", daft), (portable, "memory", daft), (portable, "Parquet", daft)]
     rows = []
-    for way, found in (("memory", memory), ("Parquet", parquet)):
-        for name in ("ours", "ours, portable path"):
-            rate = total[name] / found[name].cpu
-            for peer in PEERS:
-                # of the portable path only the fastest peer is asked
-                if peer.name in found and (name == "ours" or peer.name == "Daft"):
-                    theirs = total[peer.name] / found[peer.name].cpu
-                    rows.append(
-                        Row(
-                            f"{corpus}, {name}, from {way}",
-                            round(rate, 1),
-                            "MB/s",
-                            f"{peer.name}: {theirs:.3g} MB/s",
-                            rate / theirs,
-                        )
-                    )
-        one, two = (total["ours"] / found[name].wall for name in ("ours", "ours, two threads"))
-        label = f"{corpus}, ours, two threads, from {way}"
-        rows.append(Row(label, round(two, 1), "MB/s", f"one thread: {one:.1f} MB/s", two / one))
-    for name, taken in memory.items():
-        seconds = taken.wall if "two" in name else taken.cpu
-        rows.append(Row(f"{corpus}, {name}", round(documents_of[name] / seconds), "documents/s"))
-    for name, taken in memory.items():
-        holds = f"holds {total[name]:.0f} MB of text ({documents_of[name]} documents)"
-        rows.append(Row(f"{corpus}, {name}", round(taken.peak_mb), "MB at most", holds))
-    checksums = set().union(*(taken.checksums for way in (memory, parquet) for taken in ways_of_ours(way)))
-    red = [] if len(checksums) == 1 else [f"{corpus}: our ways give other band hashes: {sorted(checksums)}"]
+    for mine, way, other in compared:
+        rate, theirs = mine.rate(way), other.rate(way)
+        reference = f"{other.name}: {theirs:.3g} MB/s"
+        rows.append(
+            Row(f"{corpus}, {mine.name}, from {way}", round(rate, 1), "MB/s", reference, rate / theirs)
+        )
+    for way in ("memory", "Parquet"):
+        rate, one = two.rate(way, "wall"), ours.rate(way, "wall")
+        reference = f"one thread: {one:.1f} MB/s"
+        rows.append(Row(f"{corpus}, {two.name}, from {way}", round(rate, 1), "MB/s", reference, rate / one))
+    for runner in runners:
+        per_second = runner.documents / runner.seconds("memory", "wall" if runner is two else "cpu")
+        held = f"{runner.peak_mb:.0f} MB of memory at most, of text {runner.megabytes:.0f} MB"
+        rows.append(Row(f"{corpus}, {runner.name}", round(per_second), "documents/s", held))
+    answers = [a for runner in (ours, portable, two) for way in runner.answers.values() for a in way]
+    checksums = {answer.value for answer in answers}
+    red = [] if len(checksums) == 1 else [f"{corpus}: our ways give different band hashes: {checksums}"]
     return rows, red
-
-
-def ways_of_ours(found: dict[str, Taken]) -> list[Taken]:
-    return [taken for name, taken in found.items() if name.startswith("ours")]
 
 
 def measure_recall(count: int) -> tuple[list[Row], list[str]]:

@@ -43,7 +43,7 @@ def partition_records(
     starts int64 [parts + 1]): part p lies at starts[p]:starts[p + 1] and holds the hashes h with
     floor(h * parts / 2^64) = p, told by the upper half of h.
     """
-    assert hashes.shape[1] < 2**32 and parts > 0
+    assert hashes.shape[1] == chosen.size < 2**32 and parts > 0
     starts = np.zeros(parts + 1, np.int64)
     _count(hashes, chosen, np.uint64(parts), starts)
     keys = np.empty(starts[-1], np.uint64)

@@ -163,12 +163,13 @@ def _grow(table, generation, scatter):
 
 
 @njit(nogil=True, cache=True)
-def _number(keys, positions, n, table, generation, scatter, ids, counts):
+def _number(hashes, positions, n, pairs, table, generation, scatter, ids, counts):
     """Give equal keys equal ids, 0, 1, ... in order of first sight.
 
-    keys: uint64 [n]; the id of keys[q] goes to uint32 ids[positions[q]], how many keys have an id
-    to uint32 counts[id]; table, generation, scatter: of _find_or_insert. Returns (number of ids,
-    bits in use, table); the table is a larger one if the ids filled more than half of it.
+    The key of position w is hashes[w] or, if ``pairs``, (ids[w], ids[w + 1]); its id takes the place
+    of ids[w]. positions: uint32 [n], ascending; ids: uint32; counts: uint32, how many positions have
+    an id; table, generation, scatter: of _find_or_insert. Returns (number of ids, bits in use,
+    table); the table is a larger one if the ids filled more than half of it.
     """
     bits = _bits_for(n, table)
     n_ids = _U0
@@ -176,11 +177,13 @@ def _number(keys, positions, n, table, generation, scatter, ids, counts):
     while True:
         room = _U1 << (bits - _U1)
         while q < n and n_ids < room:
-            found, new = _find_or_insert(keys[q], n_ids, table, bits, generation, scatter)
+            at = np.uint64(positions[q])
+            key = np.uint64(ids[at]) << _U32 | np.uint64(ids[at + _U1]) if pairs else hashes[at]
+            found, new = _find_or_insert(key, n_ids, table, bits, generation, scatter)
             count = counts[found]
             counts[found] = (_U0 if new else np.uint64(count)) + _U1
             n_ids += new
-            ids[positions[q]] = found
+            ids[at] = found
             q += 1
         if q == n:
             return np.int64(n_ids), bits, table
@@ -278,7 +281,7 @@ def count_pieces(
 def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, scatter, scratch, out):
     """Characters of repeated word n-grams of one text, and how many stop words it holds.
 
-    hashes, chars   of hash_words; ``hashes`` is overwritten
+    hashes, chars   of hash_words
     max_n           n-grams are counted up to this n, 10 for all and 1 for none
     table, scatter  of _find_or_insert; ``generation`` and the 9 after it are free
     scratch         uint32 [4, > n_words]
@@ -293,7 +296,7 @@ def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, 
         out[n - 2] = chars[n] + n - 1 if n_words >= n else 0
     for i in range(n_words):
         positions[i] = i
-    n_ids, bits, table = _number(hashes, positions, n_words, table, generation, scatter, ids, counts)
+    n_ids, bits, table = _number(hashes, positions, n_words, False, table, generation, scatter, ids, counts)
     stop_words = 0
     for s in range(stop_hashes.size):
         stop_words += _holds(stop_hashes[s], table, bits, generation, scatter)
@@ -304,11 +307,8 @@ def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, 
     for n in range(2, max_n + 1):
         if m == 0:
             break
-        for q in range(m):
-            at = np.uint64(positions[q])
-            hashes[q] = np.uint64(ids[at]) << _U32 | np.uint64(ids[at + _U1])
         generation += _U1
-        n_ids, bits, table = _number(hashes, positions, m, table, generation, scatter, ids, counts)
+        n_ids, bits, table = _number(hashes, positions, m, True, table, generation, scatter, ids, counts)
         if n <= TOP_NGRAMS[-1]:
             best = np.int64(1)
             for g in range(n_ids):

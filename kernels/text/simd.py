@@ -147,6 +147,33 @@ def store_compress(_context, array, _index, _mask, out, _at):
     return types.void(array, types.int64, types.uint64, out, types.int64), code
 
 
+@intrinsic
+def stream_block(_context, array, _index, out, _at):
+    """Copy the 64 bytes from ``array[index]`` on to ``out[at]``, both at the start of a cache line,
+    past the caches: a line written as a whole need not be read first."""
+
+    def code(context, builder, signature, args):
+        def block_at(argument):
+            data = make_array(signature.args[argument])(context, builder, args[argument]).data
+            at = builder.gep(data, [args[argument + 1]])
+            return builder.bitcast(at, _V64.as_pointer())
+
+        block = builder.load(block_at(0))
+        store = builder.store(block, block_at(2))
+        block.align = store.align = BLOCK
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, out, types.int64), code
+
+
+def aligned_empty(size: int, dtype: np.dtype | type) -> np.ndarray:
+    """``np.empty(size, dtype)`` that begins at the start of a cache line."""
+    array = np.empty(size + BLOCK, dtype)
+    first = -array.ctypes.data % BLOCK // array.itemsize
+    return array[first : first + size]
+
+
 @njit(nogil=True, inline="always")
 def low_bits(count):
     """uint64 with the lowest ``count`` bits set, 0 <= count; all of them from 64 on."""

@@ -10,7 +10,7 @@ from kernels.text.bpe import warm_encoder
 from kernels.text.buffers import text_buffers
 from kernels.text.hashing import content_hashes
 from kernels.text.lines import unit_hashes, without_units
-from kernels.text.lsh import cluster_equal, forest_edges, merge_forests
+from kernels.text.lsh import cluster_bands, cluster_equal, forest_edges, merge_forests
 from kernels.text.minhash import band_hashes, band_signatures, signatures
 from kernels.text.overlap import build_index, find_items, find_ngrams, word_span
 from kernels.text.pii import find_pii
@@ -30,6 +30,7 @@ def warm() -> None:
     slots, _ = signatures(data, offsets)
     bands, num_shingles = band_signatures(data, offsets)
     find_sorted(partition_records(bands, num_shingles > 0, 1)[0], 0, 1 << 64, bands[0])
+    cluster_bands(bands, num_shingles)
     keys = np.ascontiguousarray(band_hashes(slots, 14, 8)[:, 0])
     parent = cluster_equal(keys, np.arange(len(keys)), len(keys))
     merge_forests(len(keys), [forest_edges(parent)])

@@ -49,6 +49,20 @@ def test_limits_themselves_pass():
     assert Decide(rules=rules).annotate(table)["drop_rule"].to_pylist() == ["r", None, None, "r"]
 
 
+def test_a_rule_with_an_alternative_is_failed_only_with_it():
+    rules = {
+        "r": {"column": "n", "min": 3, "or": {"column": "m", "max": 9, "or": {"column": "l", "in": ["a"]}}}
+    }
+    decide = Decide(rules=rules)
+    assert decide.columns() == {"n", "m", "l"}
+    table = pa.table(
+        {"n": [3, 2, 2, 2, None, 2], "m": [99, 9, 99, 99, 99, None], "l": ["b", "b", "a", "b", "b", "b"]}
+    )
+    assert decide.annotate(table)["drop_rule"].to_pylist() == [None, None, None, "r", None, None]
+    with pytest.raises(ValueError, match="'r' reads column 'm', which no stage before it adds"):
+        decide.annotate(table.drop_columns("m"))
+
+
 def test_presets_are_overridden_extended_and_turned_off_by_name():
     rules = {
         "technical_too_few_words": {"min": 3},
@@ -65,6 +79,8 @@ def test_presets_are_overridden_extended_and_turned_off_by_name():
             "gopher_mean_word_length": [5.0, 99.0, 5.0],
             "gopher_alpha_word_ratio": [0.9, 0.9, 0.9],
             "fineweb_newlines_per_word": [0.9, 0.9, 0.9],
+            "fineweb_punctuated_line_ratio": [0.5, 0.5, 0.5],
+            "c4_kept_sentences": [9, 9, 9],
         }
     )
     result = decide.annotate(table)
@@ -84,6 +100,9 @@ def test_presets_are_overridden_extended_and_turned_off_by_name():
         ({"column": "n", "max": "1"}, "max must be a number, not '1'"),
         ({"column": "n", "in": "en"}, "in must be a list, not 'en'"),
         ({"column": "n", "min": 2, "max": 1}, "min 2 above max 1"),
+        ({"column": "n", "min": 1, "or": {"min": 2}}, "'r' names no column"),
+        ({"column": "n", "min": 1, "or": [2]}, r"'r': or must be a rule, not \[2\]"),
+        ({"column": "n", "or": {"column": "m", "min": 2}}, "'r' has no condition"),
         (3, "'r' is 3; write a mapping"),
     ],
 )

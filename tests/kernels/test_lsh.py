@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.text import lsh
 from kernels.text.lsh import cluster_bands, cluster_equal, forest_edges, merge_forests
 
 RECORDS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), max_size=60)
@@ -86,6 +87,17 @@ def test_clusters_of_bands_equal_reference(bands_and_counts):
     ]
     parent = cluster_bands(hashes, np.array(num_shingles, np.int64))
     assert parent.tolist() == reference_clusters(records, n)
+
+
+def test_document_numbers_beyond_32_bits_take_64(monkeypatch):
+    assert lsh._document_type(2**32) == np.uint32
+    assert lsh._document_type(2**32 + 1) == np.int64
+    draw = np.random.default_rng(3)
+    hashes = draw.integers(0, 20_000, (3, 50_000)).astype(np.uint64)
+    num_shingles = draw.integers(0, 9, 50_000)
+    narrow = cluster_bands(hashes, num_shingles)
+    monkeypatch.setattr(lsh, "_document_type", lambda num_documents: np.dtype(np.int64))
+    assert (cluster_bands(hashes, num_shingles) == narrow).all()
 
 
 def test_a_million_identical_documents_take_linear_time():

@@ -1,4 +1,4 @@
-"""datasketch: MinHash.bulk over 5-grams made in Python, hashed with xxh32."""
+"""datasketch: MinHash.generator over 5-grams made in Python, hashed with xxh32."""
 
 from __future__ import annotations
 
