@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.extract.charset import decode, encoding_of
+from pipelines.extract.charset import decode_page
 from pipelines.extract.html import extract_page
 
 CACHE = Path(__file__).parents[1] / ".corpora"
@@ -234,7 +234,7 @@ def _texts_of_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     rows = []
     for page in batch.to_pylist():
         try:
-            html = decode(page["html"], encoding_of(page["html"], ""))
+            html, _ = decode_page(page["html"], "")
             text = extract_page(html, "", "resiliparse").text
         except Exception:  # as in the stage: whatever a page does to a parser is that page's error
             continue

@@ -35,6 +35,13 @@ ENVIRONMENTS = {
         "polars==2.1.0",
         "scipy==1.17.1",
     ),
+    # datatrove's whole chain from WARC to tokens
+    "chain": (
+        "datatrove[io,processing]==0.10.1",
+        "spacy==3.8.18",
+        "lxml_html_clean",
+        "Resiliparse==2.0.1",
+    ),
 }
 _THREADS = (
     "RAYON_NUM_THREADS",

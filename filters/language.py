@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from resiliparse.parse.lang import detect_fast
 
 from filters.columns import with_columns
+from kernels.text.buffers import text_buffers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,27 @@ class Language:
             raise ValueError(f"first_chars is {self.first_chars}; 1 or more")
 
     def annotate(self, table: pa.Table) -> pa.Table:
-        starts = pc.utf8_slice_codeunits(pc.fill_null(table["text"], ""), 0, self.first_chars)
         # the library knows no batches
-        found = [detect_fast(text) if text else ("unknown", 0) for text in starts.to_pylist()]
+        found = [
+            detect_fast(start) if start else ("unknown", 0)
+            for start in _starts(table["text"], self.first_chars)
+        ]
         values = {
             "language_label": pa.array([label for label, _ in found], pa.string()),
             "language_score": pa.array([score for _, score in found], pa.int32()),
         }
         return with_columns(table, self.adds, values)
+
+
+def _starts(texts: pa.ChunkedArray, chars: int) -> Iterator[str]:
+    """The first ``chars`` characters of each text; bytes that are not UTF-8 are passed over."""
+    data, offsets = text_buffers(texts)
+    view = data.data
+    # most characters are one byte: so many bytes nearly always hold enough of them
+    guess = chars + chars // 8
+    bounds = offsets.tolist()
+    for begin, end in zip(bounds, bounds[1:], strict=False):
+        start = str(view[begin : min(end, begin + guess)], "utf-8", "ignore")
+        if len(start) < chars and begin + guess < end:
+            start = str(view[begin : min(end, begin + 4 * chars)], "utf-8", "ignore")
+        yield start[:chars]

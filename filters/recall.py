@@ -39,12 +39,13 @@ def planted_recall(
     draw = np.random.default_rng(seed)
     texts = []
     for _ in range(pairs):
-        numbers = draw.integers(0, 1 << 40, words)
-        texts.append(" ".join(f"w{number:x}" for number in numbers))
+        # a word is five bytes in hexadecimal
+        numbers = draw.integers(0, 256, (words, 5), np.uint8)
+        texts.append(numbers.tobytes().hex(" ", 5))
         # inside both ends, n words apart, so that no two replaced words share a shingle
         places = np.arange(stage.ngram - 1, shingles, stage.ngram)
-        numbers[draw.choice(places, replaced, replace=False)] += 1 << 41
-        texts.append(" ".join(f"w{number:x}" for number in numbers))
+        numbers[draw.choice(places, replaced, replace=False)] ^= 255
+        texts.append(numbers.tobytes().hex(" ", 5))
     signed = stage.sized(len(texts)).sign(0, pa.table({"text": texts}), None)
     records = pa.concat_tables(table.replace_schema_metadata() for table in signed.values())
     rows = records["row"].to_numpy()

@@ -25,7 +25,9 @@ from warcio.warcwriter import WARCWriter
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
 METADATA_TYPE = "application/json"
-_CHUNK = 1 << 18
+# Compressed bytes that are inflated at once: a page's member is short, and what lies behind its end is
+# copied for nothing.
+_FIRST_CHUNK, _CHUNK = 1 << 14, 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,13 +193,14 @@ def _inflate(data: mmap.mmap, start: int) -> tuple[bytes, int]:
     """The member that begins at ``start``, and the offset of its end."""
     inflater = zlib.decompressobj(wbits=31)
     chunks = []
-    position = start
+    position, size = start, _FIRST_CHUNK
     while not inflater.eof:
-        chunk = data[position : position + _CHUNK]
+        chunk = data[position : position + size]
         if not chunk:
             raise EOFError("the file ends inside it")
         chunks.append(inflater.decompress(chunk))
         position += len(chunk)
+        size = min(2 * size, _CHUNK)
     return b"".join(chunks), position - len(inflater.unused_data)
 
 

@@ -138,34 +138,30 @@ class Rows:
     ) -> tuple[pa.Table, np.ndarray]:
         """Take the verdict columns off: the rows that stay, and where in the shard they came from."""
         size = table.num_rows
-        error = _verdict(table, "error")
-        rule = _verdict(table, "drop_rule")
-        is_error = error != None  # noqa: E711
-        is_drop = (rule != None) & ~is_error  # noqa: E711
+        error, rule = _verdict(table, "error"), _verdict(table, "drop_rule")
+        is_error = pc.is_valid(error)
+        is_drop = pc.and_not(pc.is_valid(rule), is_error)
         plain = table.drop_columns([name for name in VERDICT if name in table.column_names])
-        for mask, values, bin_, name in (
-            (is_drop, rule, self.dropped, "drop_rule"),
-            (is_error, error, self.failed, "error"),
-        ):
-            out = plain.filter(pa.array(mask))
-            out = out.append_column(name, pa.array(values[mask], pa.string()))
-            out = out.append_column("left_at", pa.array([node] * out.num_rows, pa.string()))
-            bin_.append(out.append_column("input_row", pa.array(origin[mask], pa.int64())))
-        stays = ~(is_drop | is_error)
-        rules, counts = np.unique(rule[is_drop].astype(str), return_counts=True)
+        self.dropped.append(_leaving(node, plain, origin, is_drop, "drop_rule", rule))
+        self.failed.append(_leaving(node, plain, origin, is_error, "error", error))
+        dropped, quarantined = self.dropped[-1].num_rows, self.failed[-1].num_rows
+        if dropped or quarantined:
+            stays = pc.invert(pc.or_(is_drop, is_error))
+            plain, origin = plain.filter(stays), origin[stays.to_numpy(zero_copy_only=False)]
+        rules = pc.value_counts(self.dropped[-1]["drop_rule"]).to_pylist()
         self.steps.append(
             {
                 "node": node,
                 "rows_in": size,
-                "rows_out": int(stays.sum()),
-                "dropped": {str(r): int(c) for r, c in zip(rules, counts, strict=True)},
+                "rows_out": plain.num_rows,
+                "dropped": dict(sorted((entry["values"], entry["counts"]) for entry in rules)),
                 "would_drop": _would_drop(table),
-                "quarantined": int(is_error.sum()),
+                "quarantined": quarantined,
                 "seconds": round(seconds, 4),
             }
         )
-        assert size == int(stays.sum()) + int(is_drop.sum()) + int(is_error.sum())
-        return plain.filter(pa.array(stays)), origin[stays]
+        assert size == plain.num_rows + dropped + quarantined
+        return plain, origin
 
     def write(self, table: pa.Table) -> Commit:
         """Write what stayed, what was dropped and what failed; count each row once."""
@@ -195,10 +191,22 @@ class Rows:
         )
 
 
-def _verdict(table: pa.Table, name: str) -> np.ndarray:
+def _verdict(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
-        return np.full(table.num_rows, None, dtype=object)
-    return table[name].to_numpy(zero_copy_only=False).astype(object)
+        return pa.nulls(table.num_rows, pa.string())
+    return pa.concat_arrays([pa.nulls(0, pa.string()), *table[name].cast(pa.string()).chunks])
+
+
+def _leaving(
+    node: str, table: pa.Table, origin: np.ndarray, mask: pa.Array, verdict: str, values: pa.Array
+) -> pa.Table:
+    """The rows that leave the chain at ``node``, with why and where they came from."""
+    # without any, no column is looked at
+    rows = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+    out = table.take(pa.array(rows)) if len(rows) else table.slice(0, 0)
+    out = out.append_column(verdict, values.take(pa.array(rows)))
+    out = out.append_column("left_at", pa.repeat(pa.scalar(node), len(rows)))
+    return out.append_column("input_row", pa.array(origin[rows], pa.int64()))
 
 
 def _would_drop(table: pa.Table) -> dict[str, int]:

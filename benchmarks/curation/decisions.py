@@ -138,7 +138,8 @@ def main() -> None:
         rows,
         red=differences(table, mine, same),
         versions=versions_of("numba", "datatrove", "pyarrow") | {"spacy": versions("curation")["spacy"]},
-        pages=f"{table.num_rows} with the same words ({table['text'].nbytes / 1e6:.1f} MB), {few} with spaCy",
+        pages=f"{table.num_rows} ({table['text'].nbytes / 1e6:.1f} MB) with the same words,"
+        f" {few} with spaCy's",
         splitting="same words: str.split(), sentences end as kernels.text.reference says",
     )
 

@@ -35,7 +35,9 @@ def folder() -> Path:
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(_HERE.glob("*.py")):
         digest.update(path.read_bytes())
-    digest.update(os.environ.get("CORPUSMILL_PORTABLE", "0").encode())
+    from kernels.text.simd import BLOCKS
+
+    digest.update(bytes([BLOCKS]))
     return root() / digest.hexdigest()
 
 

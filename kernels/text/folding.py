@@ -53,6 +53,7 @@ _SPACELESS = (
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFF),
 )
+LONG_WORDS = 1024
 _TAIL_MASKS = np.array([(1 << 8 * k) - 1 for k in range(9)], np.uint64)
 _ONE = np.uint64(1)
 _ALL = ~np.uint64(0)
@@ -272,31 +273,32 @@ def find_words(data, start, end, table, out, ends):
 @njit(nogil=True, cache=True)
 def hash_words(out, ends, num_words, hashes, long_words):
     """Hash the words to ``hashes[:num_words]``. ``out`` is readable 8 bytes beyond the last word;
-    ``long_words`` int64 [num_words + 1] is scratch."""
-    # words of up to eight bytes in one step; the longer ones, whose steps no branch predictor
-    # guesses, after them
-    num_long = np.int64(0)
-    at = np.int64(0)
-    for w in range(num_words):
-        end = np.int64(ends[w])
-        length = end - at
-        value = np.uint64(length) * GOLDEN
-        value = (value ^ (load64(out, at) & _TAIL_MASKS[length if length < 8 else 8])) * MIX_A
-        hashes[w] = value ^ (value >> np.uint64(29))
-        long_words[num_long] = w
-        num_long += np.int64(length > 8)
-        at = end
-    for i in range(num_long):
-        w = long_words[i]
-        at = np.int64(ends[w - 1]) if w else np.int64(0)
-        end = np.int64(ends[w])
-        value = np.uint64(end - at) * GOLDEN
-        while end - at > 8:
-            value = (value ^ load64(out, at)) * MIX_A
-            value ^= value >> np.uint64(32)
-            at += 8
-        value = (value ^ (load64(out, at) & _TAIL_MASKS[end - at])) * MIX_A
-        hashes[w] = value ^ (value >> np.uint64(29))
+    ``long_words``, int64 [LONG_WORDS], is scratch."""
+    for first in range(0, num_words, LONG_WORDS):
+        # words of up to eight bytes in one step; the longer ones, whose steps no branch predictor
+        # guesses, after them
+        num_long = np.int64(0)
+        at = np.int64(ends[first - 1]) if first else np.int64(0)
+        for w in range(first, min(first + LONG_WORDS, num_words)):
+            end = np.int64(ends[w])
+            length = end - at
+            value = np.uint64(length) * GOLDEN
+            value = (value ^ (load64(out, at) & _TAIL_MASKS[length if length < 8 else 8])) * MIX_A
+            hashes[w] = value ^ (value >> np.uint64(29))
+            long_words[num_long] = w
+            num_long += np.int64(length > 8)
+            at = end
+        for i in range(num_long):
+            w = long_words[i]
+            at = np.int64(ends[w - 1]) if w else np.int64(0)
+            end = np.int64(ends[w])
+            value = np.uint64(end - at) * GOLDEN
+            while end - at > 8:
+                value = (value ^ load64(out, at)) * MIX_A
+                value ^= value >> np.uint64(32)
+                at += 8
+            value = (value ^ (load64(out, at) & _TAIL_MASKS[end - at])) * MIX_A
+            hashes[w] = value ^ (value >> np.uint64(29))
 
 
 def reference_words(text: str) -> list[str]:

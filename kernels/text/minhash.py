@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from kernels.text.folding import (
+    LONG_WORDS,
     character_table,
     hash_words,
     reference_word_hash,
@@ -63,7 +64,7 @@ def _padded_permutations(num_slots: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 @njit(nogil=True, cache=True)
-def _hash_shingles(hashes, count, ngram, values, shingles):
+def hash_shingles(hashes, count, ngram, values, shingles):
     """``count`` shingles of ``ngram`` words each, already through MurmurHash3's finalizer."""
     for i in range(count):
         values[i] = hashes[i]
@@ -138,7 +139,7 @@ def _scratch(offsets, ngram):
     return (
         np.empty(num_bytes, np.uint8),
         np.empty(num_ends, np.int64),
-        np.empty(num_ends, np.int64),
+        np.empty(LONG_WORDS, np.int64),
         np.empty(num_hashes, np.uint64),
         np.empty(num_hashes, np.uint64),
         np.empty(num_hashes, np.uint32),
@@ -175,7 +176,7 @@ def _sign(data, at, end, ngram, table, multipliers, addends, scratch, slots):
         held += num_words
         if held >= ngram:
             count = held - ngram + 1
-            _hash_shingles(hashes, count, ngram, values, shingles)
+            hash_shingles(hashes, count, ngram, values, shingles)
             _update_slots(shingles, count, multipliers, addends, slots)
             num_shingles += count
             held = ngram - 1
@@ -183,7 +184,7 @@ def _sign(data, at, end, ngram, table, multipliers, addends, scratch, slots):
                 hashes[i] = hashes[count + i]
     if num_shingles == 0 and held > 0:
         num_shingles = np.int64(1)
-        _hash_shingles(hashes, num_shingles, held, values, shingles)
+        hash_shingles(hashes, num_shingles, held, values, shingles)
         _update_slots(shingles, num_shingles, multipliers, addends, slots)
     return num_shingles, (out, ends, long_words, hashes, values, shingles)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from kernels.text.folding import character_table, find_words, hash_words, reference_words, room
+from kernels.text.folding import LONG_WORDS, character_table, find_words, hash_words, reference_words, room
 from kernels.text.hashing import GOLDEN, MIX_A
 
 _EMPTY = np.int32(-1)
@@ -81,7 +81,7 @@ def _scratch(offsets):
     num_bytes, num_ends = room(longest)
     out = np.empty(num_bytes, np.uint8)
     ends = np.empty(num_ends, np.int64)
-    return out, ends, np.empty(num_ends, np.uint64), np.empty(num_ends, np.int64)
+    return out, ends, np.empty(num_ends, np.uint64), np.empty(LONG_WORDS, np.int64)
 
 
 @njit(nogil=True, cache=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from kernels.text.folding import character_table, find_words, hash_words, room
-from kernels.text.minhash import _hash_shingles
+from kernels.text.minhash import hash_shingles
 
 
 @njit(nogil=True, cache=True)
@@ -25,7 +25,7 @@ def _text_shingles(data, offsets, ngram, table, values, starts):
         hash_words(out, ends, num_words, hashes, long_words)
         length = min(ngram, num_words)
         count = num_words - length + 1 if num_words else 0
-        _hash_shingles(hashes, count, length, rolled, values[starts[d] :])
+        hash_shingles(hashes, count, length, rolled, values[starts[d] :])
         starts[d + 1] = starts[d] + count
 
 

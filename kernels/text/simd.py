@@ -8,6 +8,8 @@ A kernel that is built on blocks has a scalar walk beside it that gives the same
 one of them when it is imported: ``walk = walk_blocks if BLOCKS else walk_bytes``. ``pext``,
 ``store_compress`` and ``store_block`` compile only where ``BLOCKS`` is true; the others anywhere.
 
+Nothing in this file is cached on disk: the place of the cache depends on ``BLOCKS``.
+
 For intrinsics of your own: ``load_block``, ``bytes_of``, ``between``, ``lower_ascii`` and
 ``block_mask`` take and give LLVM values, <64 x i8> or <64 x i1>.
 """

@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from lxml import etree
 from w3lib.url import safe_url_string
 
-from pipelines.extract.charset import decode, encoding_of
+from pipelines.extract.charset import decode_page
 from pipelines.warc import Record
 
 MAX_URL_LENGTH = 2083
@@ -81,8 +81,8 @@ def answer_of(page: Record, scope: Scope) -> Answer:
         return Answer(redirect=_follow(page.url, page.header("location"), scope))
     if page.status != 200 or page.content_type not in HTML_TYPES:
         return Answer()
-    encoding = encoding_of(page.body, page.header("content-type"))
-    tree = _parse(decode(page.body, encoding))
+    text, _ = decode_page(page.body, page.header("content-type"))
+    tree = _parse(text)
     if tree is None or re.search(r"\b(nofollow|none)\b", _directives(tree, page)):
         return Answer()
     base = next((href for node in tree.iter("base") if (href := node.get("href"))), "")

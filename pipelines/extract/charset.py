@@ -18,12 +18,28 @@ _META_BYTES = 1024
 _META = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w.:+-]+)", re.IGNORECASE)
 
 
-def encoding_of(body: bytes, content_type: str) -> str:
-    """The encoding of a page: byte order mark, HTTP header, <meta>, valid UTF-8, then a guess.
+def decode_page(body: bytes, content_type: str) -> tuple[str, str]:
+    """The page's text and its encoding.
 
-    ``content_type`` is the whole header value. The order is that of the HTML standard; a label that
-    no one knows counts as absent.
+    The encoding: byte order mark, HTTP header, <meta>, valid UTF-8, then a guess; ``content_type`` is
+    the whole header value. The order is that of the HTML standard; a label that no one knows counts
+    as absent.
     """
+    encoding = _declared(body, content_type)
+    if encoding is None:
+        try:
+            return body.decode("utf-8"), "utf-8"
+        except UnicodeDecodeError:
+            encoding = detect_encoding(body) or "windows-1252"
+    return decode(body, encoding), encoding
+
+
+def decode(body: bytes, encoding: str) -> str:
+    """The page's text; bytes that its encoding does not know become U+FFFD, never an error."""
+    return body.decode(encoding, errors="replace").removeprefix("\ufeff")
+
+
+def _declared(body: bytes, content_type: str) -> str | None:
     for bom, name in _BOMS:
         if body.startswith(bom):
             return name
@@ -34,16 +50,7 @@ def encoding_of(body: bytes, content_type: str) -> str:
     if meta and (declared := _known(meta[1].decode("ascii"))):
         # A <meta> that could be read as ASCII cannot be in UTF-16: the standard says UTF-8.
         return "utf-8" if declared.startswith("utf-16") else declared
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError:
-        return detect_encoding(body) or "windows-1252"
-    return "utf-8"
-
-
-def decode(body: bytes, encoding: str) -> str:
-    """The page's text; bytes that its encoding does not know become U+FFFD, never an error."""
-    return body.decode(encoding, errors="replace").removeprefix("\ufeff")
+    return None
 
 
 def _known(label: str) -> str | None:

@@ -7,13 +7,14 @@ import importlib.util
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 from resiliparse.parse.encoding import detect_mime
 
-from pipelines.extract.charset import decode, encoding_of
+from pipelines.extract.charset import decode_page
 from pipelines.extract.html import EXTRACTORS, extract_page, opts_out
 from pipelines.warc import Record, read_rows, warc_name
 
@@ -122,7 +123,7 @@ class Extract:
             "warc_record_id": record.record_id,
             "split": split_of(identity, self.heldout_fraction),
             "parents": [],
-            "metadata": json.dumps({"http_status": record.status}),
+            "metadata": _facts(record.status),
             "parent_row": number,
         }
         if record.error is not None:
@@ -138,17 +139,17 @@ class Extract:
             return {"drop_rule": "redirect"}
         if record.status != 200:
             return {"drop_rule": "http_status"}
-        content_type = record.content_type or detect_mime(record.body)
+        content_type = row["content_type"] or detect_mime(record.body)
         if content_type not in self.content_types:
             return {"content_type": content_type, "drop_rule": "content_type"}
-        encoding = encoding_of(record.body, record.header("content-type"))
-        text = decode(record.body, encoding)
-        facts = {"http_status": record.status, "encoding": encoding}
-        found: dict[str, Any] = {"content_type": content_type, "metadata": json.dumps(facts)}
+        text, encoding = decode_page(record.body, record.header("content-type"))
+        metadata = _facts(record.status, encoding)
+        found: dict[str, Any] = {"content_type": content_type, "metadata": metadata}
         if content_type == PLAIN_TYPE:
             found["text"] = text.replace("\0", "").replace("\r\n", "\n")
         else:
-            page = extract_page(text, record.url, self.extractor)
+            utf8 = record.body if encoding == "utf-8" else None
+            page = extract_page(text, record.url, self.extractor, utf8)
             found |= {"title": page.title, "text": page.text, "license": page.license}
             found["optout"] = row["optout"] or page.optout
             if any(re.search(pattern, page.title) for pattern in self.error_page_titles):
@@ -164,6 +165,15 @@ def document_id(source: str, record_key: str) -> str:
 def split_of(identity: str, heldout_fraction: float) -> str:
     """The value "heldout" for this share of ids, else "train": a function of the id alone."""
     return "heldout" if int(identity[:8], 16) < heldout_fraction * 2**32 else "train"
+
+
+@lru_cache(maxsize=1024)
+def _facts(http_status: int, encoding: str = "") -> str:
+    """The column ``metadata``."""
+    facts: dict[str, Any] = {"http_status": http_status}
+    if encoding:
+        facts["encoding"] = encoding
+    return json.dumps(facts)
 
 
 def _header_optout(record: Record) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.extract.charset import decode, encoding_of
+from pipelines.extract.charset import decode, decode_page
+from pipelines.extract.html import MAX_DEPTH
 from pipelines.extract.stage import DOCUMENT_SCHEMA, OUTPUT_SCHEMA, Extract, document_id, split_of
 from pipelines.warc import PartWriter, count_records
 
@@ -113,6 +114,7 @@ def test_license_and_optout_in_the_page(tmp_path):
         "<meta name='Robots' content='max-snippet:5, NOAI'>",
         "<meta name='robots' content='index, follow'>",
         "<meta name='tdm-reservation' content='1'>",
+        "<a rel='next' href='/2'>The license</a><a rel = 'nofollow\nLICENSE' href='/mit'>x</a>",
     ]
     path = shard(tmp_path / "a.warc.gz", *[(200, HTML, head + PROSE) for head in pages])
     found = rows(path)
@@ -121,8 +123,27 @@ def test_license_and_optout_in_the_page(tmp_path):
         "https://example.org/mit",
         "https://creativecommons.org/licenses/by/4.0/",
         *[""] * 4,
+        "http://a.org/mit",
     ]
-    assert [row["optout"] for row in found] == [False] * 4 + [True, False, True]
+    assert [row["optout"] for row in found] == [False] * 4 + [True, False, True, False]
+
+
+def test_what_a_page_says_in_other_encodings(tmp_path):
+    page = "<meta name=robots content=noindex>\0<a rel=license href=/mit>x</a>" + PROSE
+    headers = [[("Content-Type", f"text/html; charset={name}")] for name in ("utf-16-le", "shift_jis")]
+    answers = [(200, header, page.encode(header[0][1].split("=")[1])) for header in headers]
+    found = rows(shard(tmp_path / "a.warc.gz", *answers))
+    assert [(row["license"], row["optout"]) for row in found] == [("http://a.org/mit", True)] * 2
+    assert all(row["text"].startswith("x") and "\0" not in row["text"] for row in found)
+
+
+def test_depth_is_what_the_tree_says(tmp_path):
+    # links end themselves: the balance of tags is higher than any element lies
+    deep = "<link>" * 9 + "<div>" * (MAX_DEPTH - 2)
+    pages = [deep, deep + "x", "<p>" * 2 * MAX_DEPTH + PROSE, "<br>" * 2 * MAX_DEPTH + PROSE]
+    found = rows(shard(tmp_path / "a.warc.gz", *[(200, HTML, page) for page in pages]))
+    errors = [row["error"] for row in found]
+    assert errors == [None, f"TooDeep: elements are nested {MAX_DEPTH + 1} deep, more than 3000", None, None]
 
 
 TEXT = "Ünïcode — “naïve” Ωmega 漢字"
@@ -145,13 +166,13 @@ TEXT = "Ünïcode — “naïve” Ωmega 漢字"
     ],
 )
 def test_charset(body, header, expected):
-    assert codecs.lookup(encoding_of(body, header)).name == codecs.lookup(expected).name
+    assert codecs.lookup(decode_page(body, header)[1]).name == codecs.lookup(expected).name
 
 
 def test_decoding_never_fails():
     assert decode(TEXT.encode("gb18030"), "gb18030") == TEXT
-    guessed = encoding_of("Füße über Straßenbäume hören Öl".encode("latin-1") * 9, "text/html")
-    assert "Füße" in decode("Füße".encode("latin-1"), guessed)
+    text, _ = decode_page("Füße über Straßenbäume hören Öl".encode("latin-1") * 9, "text/html")
+    assert "Füße" in text
     assert decode(b"ab\xff\xfe", "utf-8") == "ab\ufffd\ufffd"
 
 

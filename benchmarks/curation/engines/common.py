@@ -6,6 +6,7 @@ An engine is a script that :func:`run` turns into a process: it reads texts, sig
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,11 +16,19 @@ from benchmarks.peers import serve
 
 NGRAM, BANDS, ROWS = 5, 14, 8
 SLOTS = BANDS * ROWS
+_threads = threading.local()
 
 
 def texts(file: str, rows: int | None = None, column: str = "text") -> list[str]:
     """The first ``rows`` texts of a Parquet file, or all."""
     return pq.read_table(file, columns=[column]).slice(0, rows)[column].to_pylist()
+
+
+def reader(file: str) -> pq.ParquetFile:
+    """This thread's reader: threads must not share one, and its footer is parsed once."""
+    if getattr(_threads, "file", None) != file:
+        _threads.file, _threads.reader = file, pq.ParquetFile(file)
+    return _threads.reader
 
 
 def ngrams(words: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.curation.engines.common import BANDS, NGRAM, ROWS
+from benchmarks.curation.engines.common import BANDS, NGRAM, ROWS, reader
 from benchmarks.peers import serve
 from kernels.text.buffers import text_buffers
 from kernels.text.lsh import cluster_bands, forest_edges, merge_forests
@@ -28,8 +28,7 @@ def dedup(file: str, threads: int, out: str) -> dict:
     def sign(group: int) -> int:
         rows = slice(first[group], first[group + 1])
         started = time.perf_counter()
-        # a reader of its own: threads must not share one
-        table = pq.ParquetFile(file).read_row_group(group, columns=["text"], use_threads=False)
+        table = reader(file).read_row_group(group, columns=["text"], use_threads=False)
         spent["read"] += time.perf_counter() - started
         started = time.perf_counter()
         data, offsets = text_buffers(table["text"])

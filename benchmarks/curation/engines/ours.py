@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.curation.engines.common import BANDS, NGRAM, ROWS
+from benchmarks.curation.engines.common import BANDS, NGRAM, ROWS, reader
 from benchmarks.peers import serve
 from kernels.text.buffers import text_buffers
 from kernels.text.minhash import band_signatures
@@ -30,8 +30,7 @@ def memory(threads: int) -> str:
 
 def parquet(file: str, threads: int) -> str:
     def of_group(group: int) -> np.ndarray:
-        # a reader of its own: threads must not share one
-        table = pq.ParquetFile(file).read_row_group(group, columns=["text"], use_threads=False)
+        table = reader(file).read_row_group(group, columns=["text"], use_threads=False)
         return _bands(table["text"])
 
     return _checksum(_each(of_group, range(pq.ParquetFile(file).num_row_groups), threads))
