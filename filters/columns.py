@@ -15,12 +15,10 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def with_columns(table: pa.Table, adds: Mapping[str, str], values: Mapping) -> pa.Table:
     """The table with the columns ``adds`` ({name: type}); one of the same name is replaced."""
+    fields = {field.name: field for field in table.schema}
+    columns = dict(zip(table.column_names, table.columns, strict=True))
     for name, type_text in adds.items():
-        field = pa.field(name, pa.type_for_alias(type_text))
-        column = pa.array(values[name]).cast(field.type)
-        at = table.schema.get_field_index(name)
-        if at < 0:
-            table = table.append_column(field, column)
-        else:
-            table = table.set_column(at, field, column)
-    return table
+        fields[name] = pa.field(name, pa.type_for_alias(type_text))
+        columns[name] = pa.array(values[name]).cast(fields[name].type)
+    schema = pa.schema(fields.values(), table.schema.metadata)
+    return pa.Table.from_arrays(list(columns.values()), schema=schema)

@@ -162,28 +162,53 @@ def _grow(table, generation, scatter):
     return larger
 
 
-@njit(nogil=True, cache=True)
-def _number(keys, positions, n, table, generation, scatter, ids, counts):
-    """Give equal keys equal ids, 0, 1, ... in order of first sight.
+@njit(nogil=True, cache=True, inline="always")
+def _count_id(key, n_ids, table, bits, generation, scatter, counts):
+    """(id of ``key``, ids given so far), and one more of it in ``counts``."""
+    found, new = _find_or_insert(key, n_ids, table, bits, generation, scatter)
+    count = counts[found]
+    counts[found] = (_U0 if new else np.uint64(count)) + _U1
+    return found, n_ids + new
 
-    keys: uint64 [n]; the id of keys[q] goes to uint32 ids[positions[q]], how many keys have an id
-    to uint32 counts[id]; table, generation, scatter: of _find_or_insert. Returns (number of ids,
-    bits in use, table); the table is a larger one if the ids filled more than half of it.
+
+@njit(nogil=True, cache=True)
+def _number_words(hashes, n_words, table, generation, scatter, ids, counts):
+    """Give words of one hash one id, 0, 1, ... in order of first sight.
+
+    ids: uint32 [n_words]; counts: uint32 [> number of ids], how many words have each; table,
+    generation, scatter: of _find_or_insert. Returns (number of ids, bits in use, table); the table
+    is a larger one if the ids filled more than half of it.
     """
+    bits = _bits_for(n_words, table)
+    n_ids = _U0
+    w = 0
+    while True:
+        room = _U1 << (bits - _U1)
+        while w < n_words and n_ids < room:
+            ids[w], n_ids = _count_id(hashes[w], n_ids, table, bits, generation, scatter, counts)
+            w += 1
+        if w == n_words:
+            return np.int64(n_ids), bits, table
+        table = _grow(table, generation, scatter)
+        bits += _U1
+
+
+@njit(nogil=True, cache=True)
+def _number_pairs(positions, n, table, generation, scatter, ids, counts):
+    """The same for the pairs (ids[w], ids[w + 1]) at ``positions``, uint32 [n], ascending: the id of
+    a pair takes the place of ids[w]. Returns (number of ids, table)."""
     bits = _bits_for(n, table)
     n_ids = _U0
     q = 0
     while True:
         room = _U1 << (bits - _U1)
         while q < n and n_ids < room:
-            found, new = _find_or_insert(keys[q], n_ids, table, bits, generation, scatter)
-            count = counts[found]
-            counts[found] = (_U0 if new else np.uint64(count)) + _U1
-            n_ids += new
-            ids[positions[q]] = found
+            w = np.uint64(positions[q])
+            key = np.uint64(ids[w]) << _U32 | np.uint64(ids[w + _U1])
+            ids[w], n_ids = _count_id(key, n_ids, table, bits, generation, scatter, counts)
             q += 1
         if q == n:
-            return np.int64(n_ids), bits, table
+            return np.int64(n_ids), table
         table = _grow(table, generation, scatter)
         bits += _U1
 
@@ -278,7 +303,7 @@ def count_pieces(
 def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, scatter, scratch, out):
     """Characters of repeated word n-grams of one text, and how many stop words it holds.
 
-    hashes, chars   of hash_words; ``hashes`` is overwritten
+    hashes, chars   of hash_words
     max_n           n-grams are counted up to this n, 10 for all and 1 for none
     table, scatter  of _find_or_insert; ``generation`` and the 9 after it are free
     scratch         uint32 [4, > n_words]
@@ -291,9 +316,7 @@ def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, 
     ids, counts, positions, seen = scratch[0], scratch[1], scratch[2], scratch[3]
     for n in TOP_NGRAMS:
         out[n - 2] = chars[n] + n - 1 if n_words >= n else 0
-    for i in range(n_words):
-        positions[i] = i
-    n_ids, bits, table = _number(hashes, positions, n_words, table, generation, scatter, ids, counts)
+    n_ids, bits, table = _number_words(hashes, n_words, table, generation, scatter, ids, counts)
     stop_words = 0
     for s in range(stop_hashes.size):
         stop_words += _holds(stop_hashes[s], table, bits, generation, scatter)
@@ -304,11 +327,8 @@ def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, 
     for n in range(2, max_n + 1):
         if m == 0:
             break
-        for q in range(m):
-            at = np.uint64(positions[q])
-            hashes[q] = np.uint64(ids[at]) << _U32 | np.uint64(ids[at + _U1])
         generation += _U1
-        n_ids, bits, table = _number(hashes, positions, m, table, generation, scatter, ids, counts)
+        n_ids, table = _number_pairs(positions, m, table, generation, scatter, ids, counts)
         if n <= TOP_NGRAMS[-1]:
             best = np.int64(1)
             for g in range(n_ids):
@@ -320,21 +340,22 @@ def count_ngrams(hashes, chars, n_words, stop_hashes, max_n, table, generation, 
                 w = np.int64(positions[q])
                 out[n - 2] = best * (chars[w + n] - chars[w] + n - 1)
         else:
-            seen[:n_ids] = 0
+            for g in range(n_ids):
+                seen[g] = 0
             q = 0
             while q < m:
                 w = np.int64(positions[q])
-                g = ids[w]
-                q += 1
-                if seen[g]:
+                if seen[ids[w]]:
                     out[n - 2] += chars[w + n] - chars[w]
                     # mostly the positions go on one by one
-                    if q + n <= m and positions[q + n - 1] == w + n:
-                        q += n - 1
+                    if q + n < m and positions[q + n] == w + n:
+                        q += n
                     else:
                         while q < m and positions[q] < w + n:
                             q += 1
-                seen[g] = 1
+                else:
+                    seen[ids[w]] = 1
+                    q += 1
         # on to the positions where this n-gram and the one a word later both repeat
         left = 0
         previous = np.int64(-2)

@@ -178,7 +178,14 @@ def _count_all(
     hashes = np.empty(0, np.uint64)
     chars = np.empty(0, np.int32)
     scratch = np.empty((4, 0), np.uint32)
-    table = np.zeros(1 << 13, np.uint64)
+    longest = np.int64(0)
+    for d in range(offsets.size - 1):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    # it grows where this is too little: most words and n-grams are none that a text has not had yet
+    pairs = 1 << 12
+    while pairs < min(longest // 8, 1 << 16):
+        pairs *= 2
+    table = np.zeros(2 * pairs, np.uint64)
     generation = np.uint64(1)
     for d in range(offsets.size - 1):
         start, end = offsets[d], offsets[d + 1]

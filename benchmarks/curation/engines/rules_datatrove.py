@@ -25,8 +25,31 @@ from datatrove.pipeline.filters import (
 
 from benchmarks.peers import serve
 
+NEVER, SOME = float("inf"), 1e-9
 FILTERS = (GopherQualityFilter, GopherRepetitionFilter, C4QualityFilter, FineWebQualityFilter)
-NEVER = float("inf")
+# limits out of reach, so that no filter stops at the first rule that fails
+UNLIMITED: tuple[dict, ...] = (
+    {
+        "min_doc_words": SOME,
+        "max_doc_words": NEVER,
+        "min_avg_word_length": SOME,
+        "max_avg_word_length": NEVER,
+        "max_symbol_word_ratio": NEVER,
+        "max_bullet_lines_ratio": NEVER,
+        "max_ellipsis_lines_ratio": NEVER,
+        "max_non_alpha_words_ratio": SOME,
+    },
+    {
+        "dup_line_frac": NEVER,
+        "dup_para_frac": NEVER,
+        "dup_line_char_frac": NEVER,
+        "dup_para_char_frac": NEVER,
+        "top_n_grams": tuple((n, NEVER) for n in (2, 3, 4)),
+        "dup_n_grams": tuple((n, NEVER) for n in (5, 6, 7, 8, 9, 10)),
+    },
+    {},
+    {"line_punct_thr": -1, "short_line_thr": NEVER, "char_duplicates_ratio": NEVER, "new_line_ratio": NEVER},
+)
 # reason of datatrove -> our rule, and how to switch datatrove's rule off
 GOPHER = {
     "gopher_short_doc": ("gopher_too_few_words", "min_doc_words"),
@@ -172,10 +195,13 @@ def main() -> None:
         texts[:] = table["text"].to_pylist()
         return sum(len(text.encode()) for text in texts)
 
-    def chain(by: str) -> list[int]:
+    def chain(by: str, everything: bool) -> list[int]:
         """How many texts each filter keeps, of all: text by text, as a pipeline goes, so that what
-        datatrove remembers of a text's words serves all filters; or filter by filter."""
-        steps = [step() for step in FILTERS]
+        datatrove remembers of a text's words serves all filters; or filter by filter. With the usual
+        limits, or counting everything."""
+        steps = [
+            step(**limits if everything else {}) for step, limits in zip(FILTERS, UNLIMITED, strict=True)
+        ]
         kept = [0] * len(steps)
         if space:
             # the cheapest there is: this is timed
