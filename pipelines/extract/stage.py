@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,8 +101,11 @@ class Extract:
 
     def expand(self, shard: Path) -> pa.Table:
         """One row a record of the WARC file ``shard``, in its order; columns ``OUTPUT_SCHEMA``."""
-        name = warc_name(shard)
-        rows = [self._row(record, i, name) for i, record in enumerate(read_rows(shard))]
+        return self.documents(read_rows(shard), warc_name(shard))
+
+    def documents(self, records: Iterable[Record], warc_file: str) -> pa.Table:
+        """The same of records in memory; ``warc_file`` is the name of the file they are from."""
+        rows = [self._row(record, number, warc_file) for number, record in enumerate(records)]
         return pa.Table.from_pylist(rows, schema=OUTPUT_SCHEMA)
 
     def _row(self, record: Record, number: int, warc_file: str) -> dict[str, Any]:
