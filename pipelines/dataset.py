@@ -237,6 +237,7 @@ class Commit:
     steps: list[dict] = field(default_factory=list)
     report: dict = field(default_factory=dict)
     seconds: float = 0.0
+    peak_bytes: int = 0
     at: str = ""
     host: str = ""
     pid: int = 0

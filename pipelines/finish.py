@@ -47,7 +47,7 @@ def make_manifest(
     if plan.annotated:
         report["annotated"] = plan.annotated
     now = time.time()
-    work = read_commits(plan.dataset).values() if unit.shape == "shuffle" else commits
+    work = list(read_commits(plan.dataset).values()) if unit.shape == "shuffle" else commits
     return Manifest(
         kind=output,
         node=unit.name,
@@ -77,6 +77,7 @@ def make_manifest(
             "run": str(run),
             "seconds": round(now - (job.started or now), 2),
             "cpu_seconds": round(sum(commit.seconds for commit in work), 2),
+            "peak_bytes": max((commit.peak_bytes for commit in work), default=0),
             "warnings": job.warnings,
         },
     )

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 
+from pipelines import memory
 from pipelines.dataset import (
     Commit,
     File,
@@ -80,6 +81,7 @@ class Task:
 def run_item(task: Task) -> dict:
     """Run one work item. Returns {"commit": ...}, or {"failure": {type, message, ...}}; never raises."""
     started = time.monotonic()
+    memory.forget_peak()
     try:
         check_house()
         if "kernels.text.buffers" in sys.modules:  # this item's stage uses text kernels
@@ -90,6 +92,7 @@ def run_item(task: Task) -> dict:
         if done is None:
             commit = _SHAPES[task.shape](task)
             commit.seconds = round(time.monotonic() - started, 3)
+            commit.peak_bytes = memory.peak_bytes()
             commit.at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             commit.host, commit.pid, commit.attempt = socket.gethostname(), os.getpid(), task.attempt
             done = put_commit(task.folder, commit)

@@ -22,10 +22,25 @@ def throughput(facts: Facts) -> Markup:
     text = (
         "Seconds on the clock, and seconds of work added up over all workers. MB are those of the files"
         " read (of a source: written), compressed as they lie on disk. Below a chain, its nodes: their"
-        " seconds of work, and rows a second of that work."
+        " seconds of work, and rows a second of that work. Memory is the most that a process of its held."
     )
-    columns = ["node", "state", "#items", "#rows in", "#clock", "#work", "#rows/s", "#MB/s", "=clock"]
+    columns = [
+        "node",
+        "state",
+        "#items",
+        "#rows in",
+        "#clock",
+        "#work",
+        "#rows/s",
+        "#MB/s",
+        "#memory",
+        "=clock",
+    ]
     return join(el("p", text, class_="soft"), table(columns, rows))
+
+
+def _peak_bytes(unit: Unit) -> int:
+    return unit.made.created.get("peak_bytes", 0) if unit.made else 0
 
 
 def _wall(unit: Unit) -> float:
@@ -51,13 +66,14 @@ def _speed_row(unit: Unit, facts: Facts, longest: float) -> Markup:
         ("#", seconds(manifest.created["cpu_seconds"]) if manifest else ""),
         ("#", rate(rows / wall) if rows and wall else ""),
         ("#", f"{size / wall / 1e6:.2f}" if size and wall else ""),
+        ("#", human_bytes(peak) if (peak := _peak_bytes(unit)) else ""),
         meter([(wall, "var(--kept)", 100, tip)], longest),
     )
 
 
 def _step_row(step: Step) -> Markup:
     speed = rate(step.rows_in / step.seconds) if step.seconds else ""
-    figures = ["", number(step.rows_in), "", seconds(step.seconds), speed, ""]
+    figures = ["", number(step.rows_in), "", seconds(step.seconds), speed, "", ""]
     return row(step.node, "", *[("#", figure) for figure in figures], "", class_="inner")
 
 

@@ -294,7 +294,7 @@ def test_half_a_run(local_ray: int, tmp_path: Path) -> None:
     dag = (Path(__file__).parent / "toys.yaml").read_text()
     assert start(dag, tmp_path, until="measured") == 0
     page = Page(write_report(tmp_path / "run"))
-    states = {row[0]: row[1] for row in page.rows if len(row) == 9}
+    states = {row[0]: row[1] for row in page.rows if len(row) == 10}
     assert states["measured"] == "done" and states["scored"] == "not in this run"
     assert "Training" not in page.text
 
