@@ -146,7 +146,7 @@ def _scan(data, start, stop, state):
 
 
 def scan_markup(page: bytes) -> Markup:
-    """What the UTF-8 bytes of an HTML page rule out."""
+    """What the bytes of an HTML page rule out, in UTF-8 or any encoding whose tags are ASCII."""
     data = np.frombuffer(page, np.uint8)
     state = np.zeros(4, np.int64)
     # blocks read past their end, so the last ones are read from a copy

@@ -35,15 +35,14 @@ class Page:
     optout: bool
 
 
-def extract_page(html: str, url: str, extractor: str, utf8: bytes | None = None) -> Page:
-    """Title, main content, license and opt-out of a page; ``utf8``: it as UTF-8, if that is at hand.
+def extract_page(html: str, url: str, extractor: str, markup: Markup | None = None) -> Page:
+    """Title, main content, license and opt-out of a page. ``markup``: of its bytes, if that is known.
 
     ``license``: the target of rel="license", else the first link to a Creative Commons license: a
     hint, not a proof. ``optout``: <meta name="robots"> says noai, noindex or none, or
     <meta name="tdm-reservation"> says 1. Raises TooDeep.
     """
-    markup = scan_markup(html.encode("utf-8", "replace") if utf8 is None else utf8)
-    if markup.nul:
+    if markup is None or markup.nul:
         html = html.replace("\0", "")
         markup = scan_markup(html.encode("utf-8", "replace"))
     tree = HTMLTree.parse(html)

@@ -15,12 +15,15 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from resiliparse.parse.encoding import detect_mime
 
+from kernels.text.markup import scan_markup
 from pipelines.extract.charset import decode_page
 from pipelines.extract.html import EXTRACTORS, extract_page, opts_out
 from pipelines.warc import Record, read_rows, warc_name
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 PLAIN_TYPE = "text/plain"
+# Encodings in which the bytes of a tag are not those of ASCII, or stand for something else too.
+NOT_ASCII = ("utf-16", "iso-2022", "iso2022")
 
 # A document's columns, in order, as every stage after this one finds them.
 DOCUMENT_SCHEMA = pa.schema(
@@ -146,14 +149,16 @@ class Extract:
         content_type = row["content_type"] or detect_mime(record.body)
         if content_type not in self.content_types:
             return {"content_type": content_type, "drop_rule": "content_type"}
+        # before it is decoded, which finds its bytes in the cache then
+        markup = scan_markup(record.body)
         text, encoding = decode_page(record.body, record.header("content-type"))
         metadata = _facts(record.status, encoding)
         found: dict[str, Any] = {"content_type": content_type, "metadata": metadata}
         if content_type == PLAIN_TYPE:
             found["text"] = text.replace("\0", "").replace("\r\n", "\n")
         else:
-            utf8 = record.body if encoding == "utf-8" else None
-            page = extract_page(text, record.url, self.extractor, utf8)
+            same_markup = not encoding.startswith(NOT_ASCII)
+            page = extract_page(text, record.url, self.extractor, markup if same_markup else None)
             found |= {"title": page.title, "text": page.text, "license": page.license}
             found["optout"] = row["optout"] or page.optout
             if any(re.search(pattern, page.title) for pattern in self.error_page_titles):
