@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--wcxb", type=Path, help="Parquet file of WCXB pages, a second corpus")
     parser.add_argument("--texts", type=int, default=20_000, help="how many of the documentation's")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     chosen = parser.parse_args()
     corpora = {"documentation": texts(chosen.texts)}
     if chosen.wcxb:

@@ -170,7 +170,7 @@ def _count_lines(
 
 @njit(nogil=True, cache=True)
 def _count_all(
-    data, offsets, classes, stop_hashes, scatter, wanted, min_words, max_chars, short_chars, counts
+    data, offsets, longest, classes, stop_hashes, scatter, wanted, min_words, max_chars, short_chars, counts
 ):
     bounds = np.empty(0, np.int32)
     breaks = np.empty((0, BREAK_COLUMNS), np.int32)
@@ -178,14 +178,8 @@ def _count_all(
     hashes = np.empty(0, np.uint64)
     chars = np.empty(0, np.int32)
     scratch = np.empty((4, 0), np.uint32)
-    longest = np.int64(0)
-    for d in range(offsets.size - 1):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    # it grows where this is too little: most words and n-grams are none that a text has not had yet
-    pairs = 1 << 12
-    while pairs < min(longest // 8, 1 << 16):
-        pairs *= 2
-    table = np.zeros(2 * pairs, np.uint64)
+    # it grows where this is too little; most words and n-grams of a long text repeat
+    table = np.zeros(1 << (17 if longest > _SMALL // 16 else 13), np.uint64)
     generation = np.uint64(1)
     for d in range(offsets.size - 1):
         start, end = offsets[d], offsets[d + 1]
@@ -301,6 +295,7 @@ def text_statistics(
     _count_all(
         data,
         offsets,
+        longest,
         class_table(),
         np.array([hash_bytes(word, 0, word.size) for word in stops], np.uint64),
         np.uint64(secrets.randbits(64) | 1),
