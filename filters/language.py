@@ -38,14 +38,15 @@ class Language:
             raise ValueError(f"first_chars is {self.first_chars}; 1 or more")
 
     def annotate(self, table: pa.Table) -> pa.Table:
+        labels, scores = [], []
         # the library knows no batches
-        found = [
-            detect_fast(start) if start else ("unknown", 0)
-            for start in _starts(table["text"], self.first_chars)
-        ]
+        for start in _starts(table["text"], self.first_chars):
+            label, score = detect_fast(start) if start else ("unknown", 0)
+            labels.append(label)
+            scores.append(score)
         values = {
-            "language_label": pa.array([label for label, _ in found], pa.string()),
-            "language_score": pa.array([score for _, score in found], pa.int32()),
+            "language_label": pa.array(labels, pa.string()),
+            "language_score": pa.array(scores, pa.int32()),
         }
         return with_columns(table, self.adds, values)
 

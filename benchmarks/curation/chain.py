@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
@@ -35,7 +36,7 @@ END = "<|endoftext|>"
 VOCAB_SIZE = 32_768
 PAGES_PER_WARC = 500
 # what datatrove needs half a minute for
-PEER_PAGES = 600
+PEER_MB = 20
 # enough that every chain keeps some
 WARM_PAGES = 100
 DATE = "2026-01-01T00:00:00Z"
@@ -109,7 +110,8 @@ def measure(corpus: str, table: pa.Table, tokenizer: Path, rounds: int) -> tuple
     folder = CACHE / f"chain-{corpus}"
     warm = folder / "warm"
     write_warcs(table.slice(0, WARM_PAGES), warm)
-    some = write_warcs(table.slice(0, PEER_PAGES), folder / "some")
+    sizes = np.cumsum(pc.binary_length(table["html"]).to_numpy()) / 1e6
+    some = write_warcs(table.slice(0, max(WARM_PAGES, np.searchsorted(sizes, PEER_MB))), folder / "some")
     size = write_warcs(table, folder / "all")
     ours = {way: measure_ours(way, folder, size, tokenizer, rounds) for way in ("bare", "engine")}
     # a worker's items are timed by the wall: what extraction takes is the same by either way

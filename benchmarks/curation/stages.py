@@ -5,8 +5,8 @@ texts as Python strings, over whole texts and over their first 4,000 characters,
 default. ``extract`` (WARC records in, table out, reading of the file apart) against resiliparse's
 ``extract_plain_text`` with the same options on the same pages, each decoded from its bytes as UTF-8.
 Beside them the rates of the exact hash, the scan for personal data, and line deduplication's first phase.
-One core; the two sides take turns on 50 documents at a time, of CPU seconds the least of the rounds
-counts. Nothing is printed if the two sides' labels or texts differ.
+One core; the two sides take turns on 50 pages or 500 texts at a time, of CPU seconds the least of the
+rounds counts. Nothing is printed if the two sides' labels or texts differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from kernels.text.hashing import content_hashes
 from pipelines.extract.stage import Extract
 from pipelines.warc import Record
 
-TURN = 50
+PAGES, TEXTS = 50, 500
 HTML_TYPE = (("content-type", "text/html"),)
 Work = Callable[[Any], object]
 
@@ -53,7 +53,7 @@ def least_seconds(works: list[Work], turns: list[list], rounds: int) -> list[flo
 def language(corpus: str, table: pa.Table, rounds: int) -> tuple[list[Row], list[str]]:
     rows, red = [], []
     size = pc.sum(pc.binary_length(table["text"])).as_py() / 1e6
-    parts = [table.slice(start, TURN) for start in range(0, table.num_rows, TURN)]
+    parts = [table.slice(start, TEXTS) for start in range(0, table.num_rows, TEXTS)]
     longest = pc.max(pc.utf8_length(table["text"])).as_py()
     for name, chars in (("whole texts", longest), ("first 4,000 characters", 4000)):
         stage = Language(first_chars=chars)
@@ -96,8 +96,8 @@ def extract(corpus: str, table: pa.Table, rounds: int) -> tuple[list[Row], list[
             for body in given
         ]
 
-    starts = range(0, len(bodies), TURN)
-    turns = [[bodies[start : start + TURN], records[start : start + TURN]] for start in starts]
+    starts = range(0, len(bodies), PAGES)
+    turns = [[bodies[start : start + PAGES], records[start : start + PAGES]] for start in starts]
     progress(f"{corpus}: extract")
     theirs, ours = least_seconds([bare, lambda given: stage.documents(given, "a")], turns, rounds)
     size = sum(map(len, bodies)) / 1e6
