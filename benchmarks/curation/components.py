@@ -58,34 +58,32 @@ def measure(documents: int, rounds: int) -> tuple[list[Row], list[str]]:
         Process("benchmarks.curation.engines.lsh_polars", "curation") as theirs,
     ):
 
-        def turn(name: str, process: Process, question: str, **arguments: object) -> Answer:
+        def turn(name: str, process: Process, question: str) -> Answer:
             progress(f"{documents:,} documents: {name}")
-            answer = process.ask(question, **arguments)
+            answer = process.ask(question)
             taken.setdefault(name, []).append(answer)
             return answer
 
-        def components(file: str) -> np.ndarray:
+        def components(process: Process, file: str) -> np.ndarray:
+            process.ask("save", folder=folder)
             return smallest_members(np.load(f"{folder}/{file}.npy"))
 
         progress(f"{documents:,} documents: records")
         make_records(Path(folder), documents)
         for process in (ours, theirs):
             process.ask("load", folder=folder, bands=BANDS)
-        if documents < 1_000_000:
-            # compiles
-            ours.ask("components", folder=folder)
+        ours.ask("warm_up")
         for _ in range(rounds):
-            turn("components", ours, "components", folder=folder)
-            found = components("ours")
+            turn("components", ours, "components")
+            found = components(ours, "ours")
             for question in ("group", "sort"):
                 edges = turn(question, theirs, question).value
-                turn(f"scipy after {question}", theirs, "unite", folder=folder)
-                if not np.array_equal(components("scipy"), found):
+                turn(f"scipy after {question}", theirs, "unite")
+                if not np.array_equal(components(theirs, "scipy"), found):
                     red.append(f"{documents} documents: components differ from scipy's after {question}")
-            theirs.ask("save", folder=folder)
             ours.ask("load_edges", folder=folder)
-            turn("unite", ours, "unite", folder=folder)
-            if not np.array_equal(components("ours"), found):
+            turn("unite", ours, "unite")
+            if not np.array_equal(components(ours, "ours"), found):
                 red.append(f"{documents} documents: the same edges give us other components")
 
     cpu = {name: min(answer.cpu for answer in answers) for name, answers in taken.items()}

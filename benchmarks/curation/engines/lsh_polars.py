@@ -11,6 +11,7 @@ from benchmarks.peers import serve
 
 _keys: list[np.ndarray] = []
 _edges: list[np.ndarray] = []
+_labels = np.empty(0, np.int32)
 
 
 def load(folder: str, bands: int) -> None:
@@ -42,14 +43,15 @@ def group() -> int:
     return len(_edges[0])
 
 
-def unite(folder: str) -> None:
+def unite() -> None:
+    global _labels
     n = len(_keys[0])
     graph = coo_array((np.ones(len(_edges[0]), np.int8), (_edges[0], _edges[1])), shape=(n, n))
-    _, labels = connected_components(graph, directed=False)
-    np.save(f"{folder}/scipy.npy", labels)
+    _, _labels = connected_components(graph, directed=False)
 
 
 def save(folder: str) -> None:
+    np.save(f"{folder}/scipy.npy", _labels)
     for side, edges in zip(("left", "right"), _edges, strict=True):
         np.save(f"{folder}/edges-{side}.npy", edges.astype(np.int64))
 
