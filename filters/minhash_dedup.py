@@ -38,7 +38,7 @@ from filters import survivor
 from filters.forest import Forest
 from filters.minhash_index import IndexReader
 from filters.recall import self_check
-from kernels.text.band_records import partition_records
+from kernels.text.band_records import number_documents, partition_records
 from kernels.text.buffers import text_buffers
 from kernels.text.lsh import cluster_equal, forest_edges
 from kernels.text.minhash import band_signatures, signatures
@@ -203,22 +203,26 @@ class MinhashDedup:
         """
         part = int(name[1:])
         hashes = np.concatenate([table["hash"].to_numpy() for table in tables])
-        documents = np.concatenate([_documents(table) for table in tables])
+        rows = np.concatenate([table["row"].to_numpy() for table in tables])
+        starts = np.cumsum([0, *(table.num_rows for table in tables)])
+        shards = np.array([int(table.schema.metadata[b"shard"]) for table in tables])
+
+        def number(records: np.ndarray) -> np.ndarray:
+            """The document of each record."""
+            of = np.searchsorted(starts, records, side="right") - 1
+            return (shards[of] << 32) + rows[records]
+
         if self.min_jaccard:
-            return _candidates(hashes, documents)
-        # documents rise, so that numbering those of this part takes one pass and no sort
-        is_new = np.ones(len(documents), bool)
-        is_new[1:] = documents[1:] != documents[:-1]
-        numbers = documents[is_new]
-        local = np.cumsum(is_new) - 1
-        parent = cluster_equal(hashes, local, len(numbers))
-        child, root = forest_edges(parent)
-        out = {self._merge_name(part): pa.table({"left": numbers[root], "right": numbers[child]})}
+            return _candidates(hashes, number(np.arange(len(rows))))
+        local, first = number_documents(rows, starts)
+        child, root = forest_edges(cluster_equal(hashes, local, len(first)))
+        edges = {"left": number(first[root]), "right": number(first[child])}
+        out = {self._merge_name(part): pa.table(edges)}
         if self.index:
             old = self._index.find(hashes, part, self.partitions)
-            found = old >= 0
-            if found.any():
-                matches = {"document": documents[found], "old": old[found]}
+            found = np.flatnonzero(old >= 0)
+            if len(found):
+                matches = {"document": number(found), "old": old[found]}
                 out[f"x{part:05d}"] = pa.table(matches)
         return out
 
@@ -371,12 +375,6 @@ class MinhashDedup:
             slots, _ = signatures(*text_buffers(table["text"]), self.bands * self.rows, self.ngram, self.seed)
             columns["minhash_signature"] = pa.FixedSizeListArray.from_arrays(slots.ravel(), slots.shape[1])
         return {"": survivor.with_columns(table, columns)}
-
-
-def _documents(table: pa.Table) -> np.ndarray:
-    """Numbers of the documents of a table of records, int64 [n], rising."""
-    shard = int(table.schema.metadata[b"shard"])
-    return table["row"].to_numpy().astype(np.int64) + (shard << 32)
 
 
 def _candidates(hashes: np.ndarray, documents: np.ndarray) -> dict[str, pa.Table]:

@@ -48,16 +48,15 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def content_hash(*tables: pa.Table) -> str:
+def content_hash(table: pa.Table) -> str:
     """BLAKE2b-128 of the logical rows: independent of chunks, slices, compression and row groups."""
     digest = hashlib.blake2b(digest_size=16)
-    for table in tables:
-        for name in table.column_names:
-            column = table[name].combine_chunks()
-            if isinstance(column, pa.ChunkedArray):
-                column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-            digest.update(f"{name}:{_type_name(column.type)}:{len(column)};".encode())
-            _hash_array(digest, column)
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        digest.update(f"{name}:{_type_name(column.type)}:{len(column)};".encode())
+        _hash_array(digest, column)
     return digest.hexdigest()
 
 
@@ -209,14 +208,19 @@ def readable(folder: Folder, file: str) -> Iterator[None]:
 
 
 def read_table(folder: Folder, file: str, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one file, or some of its columns."""
-    with readable(folder, file):
-        return pq.read_table(folder.path(file), filesystem=folder.fs, columns=columns)
+    """The rows of one file, or those of ``columns`` that it has."""
+    with readable(folder, file), _open_parquet(folder, file) as parquet:
+        return parquet.read(columns)
+
+
+def _open_parquet(folder: Folder, file: str) -> pq.ParquetFile:
+    # a local file is mapped: reading it costs no copy
+    return pq.ParquetFile(folder.path(file), filesystem=folder.fs, memory_map=folder.is_local)
 
 
 def read_slice(folder: Folder, file: str, start: int, stop: int) -> pa.Table:
     """Rows ``start`` to ``stop`` of one file; row groups outside are not read."""
-    with readable(folder, file), pq.ParquetFile(folder.path(file), filesystem=folder.fs) as parquet:
+    with readable(folder, file), _open_parquet(folder, file) as parquet:
         sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         first, last = np.searchsorted(bounds, start, "right") - 1, np.searchsorted(bounds, stop)

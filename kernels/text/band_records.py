@@ -53,6 +53,31 @@ def partition_records(
 
 
 @njit(nogil=True, cache=True)
+def _number_documents(rows, starts, local, first):
+    n = np.int64(0)
+    for t in range(starts.size - 1):
+        previous = np.int64(-1)
+        for i in range(starts[t], starts[t + 1]):
+            if rows[i] != previous:
+                previous = np.int64(rows[i])
+                first[n] = i
+                n += 1
+            local[i] = n - 1
+    return n
+
+
+def number_documents(rows: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers 0, 1, ... for the documents of records that lie table by table, rows rising in each.
+
+    ``rows`` uint32 [n]; table t lies at starts[t]:starts[t + 1]. Returns (local uint32 [n], the
+    document of each record; first int64 [documents], the first record of each). One pass, no sort.
+    """
+    assert len(rows) < 2**32
+    local, first = np.empty(len(rows), np.uint32), np.empty(len(rows), np.int64)
+    return local, first[: _number_documents(rows, starts, local, first)]
+
+
+@njit(nogil=True, cache=True)
 def _find_sorted(index, first, width, keys, found):
     n = index.size
     for i in range(keys.size):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from kernels.text.band_records import find_sorted, partition_records
+from kernels.text.band_records import find_sorted, number_documents, partition_records
 from kernels.text.bpe import warm_encoder
 from kernels.text.buffers import text_buffers
 from kernels.text.hashing import content_hashes
@@ -32,6 +32,7 @@ def warm() -> None:
     slots, _ = signatures(data, offsets)
     bands, num_shingles = band_signatures(data, offsets)
     find_sorted(partition_records(bands, num_shingles > 0, 1)[0], 0, 1 << 64, bands[0])
+    number_documents(np.zeros(1, np.uint32), np.array([0, 1]))
     cluster_bands(bands, num_shingles)
     keys = np.ascontiguousarray(band_hashes(slots, 14, 8)[:, 0])
     parent = cluster_equal(keys, np.arange(len(keys)), len(keys))

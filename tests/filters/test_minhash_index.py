@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from phases import run_phases
 
@@ -176,6 +176,7 @@ def test_the_fingerprint_is_of_what_it_holds(tmp_path):
     assert IndexReader.open(str(places[0])).documents == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=60), st.lists(st.integers(0, 2**64 - 1), max_size=20))
 def test_find_sorted(index, others):
     sorted_index = np.sort(np.array(index, np.uint64))
