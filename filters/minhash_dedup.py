@@ -46,7 +46,7 @@ from kernels.text.shingles import jaccard, shingle_sets
 
 Survivor = Literal["first", "longest", "best_score", "source_priority"]
 # records of a part: enough to be worth a work item, few enough for its memory
-_FEW_RECORDS, _MANY_RECORDS = 1 << 20, 1 << 24
+_FEW_RECORDS, _MANY_RECORDS = 1 << 21, 1 << 24
 _CPUS = 16
 
 
@@ -185,10 +185,18 @@ class MinhashDedup:
     def sign(self, shard: int, table: pa.Table, mine: pa.Table | None) -> dict[str, pa.Table]:
         """Band hashes of the shard's texts by range of hash: "p00000", ..."""
         survivor.check_columns(self.stage, shard, table, ["text"])
-        hashes, num_shingles = band_signatures(
-            *text_buffers(table["text"]), self.bands, self.rows, self.ngram, self.seed
-        )
-        keys, rows, starts = partition_records(hashes, num_shingles > 0, self.partitions)
+        hashes = np.empty((self.bands, table.num_rows), np.uint64)
+        has_words = np.empty(table.num_rows, bool)
+        # chunk by chunk: joined they would be copied
+        row = 0
+        for chunk in table["text"].chunks:
+            part = slice(row, row + len(chunk))
+            _, num_shingles = band_signatures(
+                *text_buffers(chunk), self.bands, self.rows, self.ngram, self.seed, hashes[:, part]
+            )
+            has_words[part] = num_shingles > 0
+            row = part.stop
+        keys, rows, starts = partition_records(hashes, has_words, self.partitions)
         of_shard = {"shard": str(shard)}
         return {
             f"p{part:05d}": pa.table({"hash": keys[a:b], "row": rows[a:b]}).replace_schema_metadata(of_shard)

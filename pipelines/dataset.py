@@ -155,20 +155,20 @@ def write_table(folder: Folder, item: str, role: str, table: pa.Table) -> File:
             writer.write_table(table)
     data = sink.getvalue()
     name = f"data/{item}.{role}.{uuid.uuid4().hex[:8]}.parquet"
-    folder.write(name, data)
     counts = None
     if is_tokens:
         lengths = np.concatenate([[0], np.cumsum(_list_lengths(table["tokens"]))])
         counts = [int(lengths[b] - lengths[a]) for a, b in zip(bounds, bounds[1:], strict=False)]
-    return File(
-        role=role,
-        file=name,
-        rows=table.num_rows,
-        bytes=data.size,
-        sha256=hashlib.sha256(data).hexdigest(),
-        content_hash=content_hash(table),
-        token_counts=counts,
-    )
+    with folder.writing(name, data):
+        return File(
+            role=role,
+            file=name,
+            rows=table.num_rows,
+            bytes=data.size,
+            sha256=hashlib.sha256(data).hexdigest(),
+            content_hash=content_hash(table),
+            token_counts=counts,
+        )
 
 
 def _list_lengths(column: pa.ChunkedArray) -> np.ndarray:
@@ -185,8 +185,8 @@ def _token_row_groups(table: pa.Table) -> list[int]:
 def write_file(folder: Folder, name: str, path: Path, role: str = "rows", rows: int = 0) -> File:
     """Store any file, a WARC part or one file of a model, as ``name`` (which the caller made unique)."""
     data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    folder.write(name, data)
+    with folder.writing(name, data):
+        digest = hashlib.sha256(data).hexdigest()
     return File(role, name, rows, len(data), digest, digest[:32])
 
 

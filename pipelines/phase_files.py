@@ -32,9 +32,9 @@ def write_tables(folder: Folder, item: str, tables: Mapping[str, pa.Table]) -> l
             for name in names:
                 writer.write_batch(_one_batch(tables[name]))
         data = sink.getvalue()
-        digest = hashlib.sha256(data).hexdigest()
         path = f"data/{item}.{uuid.uuid4().hex[:8]}.arrow"
-        folder.write(path, data)
+        with folder.writing(path, data):
+            digest = hashlib.sha256(data).hexdigest()
         files.append(
             File(
                 role=ROLE,

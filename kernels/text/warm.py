@@ -31,6 +31,7 @@ def warm() -> None:
     without_units(column, np.zeros(len(hashes), bool), "line", 1)
     slots, _ = signatures(data, offsets)
     bands, num_shingles = band_signatures(data, offsets)
+    band_signatures(data, offsets, out=np.empty((14, 3), np.uint64)[:, :2])
     find_sorted(partition_records(bands, num_shingles > 0, 1)[0], 0, 1 << 64, bands[0])
     number_documents(np.zeros(1, np.uint32), np.array([0, 1]))
     cluster_bands(bands, num_shingles)

@@ -14,7 +14,7 @@ from pipelines.config import load
 from pipelines.engine import Engine
 
 # small enough that two workers end together
-ITEM_BYTES = 32_000_000
+ITEM_BYTES = 64_000_000
 
 
 def documents(file: str, folder: str, workers: int) -> None:
