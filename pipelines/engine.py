@@ -63,6 +63,7 @@ class Engine:
         self.jobs = {unit.name: Job(unit) for unit in units(dag, until)}
         self.store = Folder(dag.store)
         self.refs: dict[Any, tuple[Job, str]] = {}
+        self.remote_items: dict[int, Any] = {}
         self.not_before: dict[str, float] = {}
         self.stopping = ""
         self.interrupts = 0
@@ -275,13 +276,18 @@ class Engine:
                 self._submit_item(job, name)
 
     def _submit_item(self, job: Job, name: str) -> None:
-        import ray
-
         job.started = job.started or time.time()
         cpus = min(max(node.cpus for node in job.unit.nodes), self.cpus)
-        remote = ray.remote(num_cpus=cpus, max_retries=0)(run_item)
         task = make_task(job, name, self.jobs, self.run_folder, self.dag.seed)
-        self.refs[remote.remote(task)] = (job, name)
+        self.refs[self._remote_item(cpus).remote(task)] = (job, name)
+
+    def _remote_item(self, cpus: int) -> Any:
+        """The function that Ray calls: made once, or Ray sends it to the workers for each item anew."""
+        import ray
+
+        if cpus not in self.remote_items:
+            self.remote_items[cpus] = ray.remote(num_cpus=cpus, max_retries=0)(run_item)
+        return self.remote_items[cpus]
 
     def _collect(self) -> None:
         import ray
