@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SIMILARITIES = (0.7, 0.75, 0.8, 0.85, 0.9)
 
 
-def self_check(stage: MinhashDedup, pairs: int = 400) -> list[dict[str, Any]]:
+def self_check(stage: MinhashDedup, pairs: int = 250) -> list[dict[str, Any]]:
     """For each of SIMILARITIES: similarity reached, pairs planted, share found, share expected."""
     rows = []
     for seed, jaccard in enumerate(SIMILARITIES):
