@@ -19,46 +19,6 @@ from kernels.diffqkv.shapes import by_unit
 from kernels.diffqkv.tiles import load_rows, store_rows
 
 
-@triton.jit
-def _dq_tiles(
-    dq,
-    q,
-    do,
-    k,
-    v,
-    stride_kt,
-    stride_vt,
-    lse_log2,
-    delta,
-    positions,
-    first_key,
-    last_key,
-    scale_log2,
-    length,
-    D: tl.constexpr,
-    E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """dQ, not yet scaled, over the keys from ``first_key`` to before ``last_key``."""
-    offsets = tl.arange(0, BLOCK_N)
-    for key in range(first_key, last_key, BLOCK_N):
-        keys = key + offsets
-        wide = tl.cast(key, tl.int64)
-        k_tile = load_rows(k + wide * stride_kt, offsets * stride_kt, keys < length, D, BLOCK_D, MASKED)
-        v_tile = load_rows(v + wide * stride_vt, offsets * stride_vt, keys < length, E, BLOCK_E, MASKED)
-        scores = tl.dot(q, tl.trans(k_tile), input_precision="ieee")
-        p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
-        if MASKED:
-            p = tl.where(keys[None, :] <= positions[:, None], p, 0.0)
-        dp = tl.dot(do, tl.trans(v_tile), input_precision="ieee")
-        ds = p * (dp - delta[:, None])
-        dq = tl.dot(ds.to(k_tile.dtype), k_tile, dq, input_precision="ieee")
-    return dq
-
-
 @triton.jit(do_not_specialize=["num_sequences", "num_tokens"])
 def _dq(
     q,
@@ -98,38 +58,43 @@ def _dq(
     if index >= owned:
         return
     first_row = (owned - 1 - index) * BLOCK_M
-    rows = first_row + tl.arange(0, BLOCK_M)
-    positions = rows // Q_PER_PAIR
-    q_heads = pair * Q_PER_PAIR + rows % Q_PER_PAIR
-    valid = positions < length
-    tokens = start + positions
+    position, after, head = split_rows(first_row, Q_PER_PAIR, BLOCK_M)
+    valid = after < length - position
+    token = start + position
+    first_head = pair * Q_PER_PAIR
     # out, its gradient and dq are packed; lse, delta and the gradient of lse are [heads, tokens]
-    packed = tokens * (tl.num_programs(1) * Q_PER_PAIR) + q_heads
-    scalars = q_heads.to(tl.int64) * num_tokens + tokens
+    num_q_heads = tl.num_programs(1) * Q_PER_PAIR
+    packed = token * num_q_heads + first_head
+    rows = after * num_q_heads + head
+    scalars = tl.cast(first_head, tl.int64) * num_tokens + token + head.to(tl.int64) * num_tokens + after
 
-    do_tile = load_rows(do, packed * E, valid, E, BLOCK_E, True)
-    out_tile = load_rows(out, packed * E, valid, E, BLOCK_E, True)
+    do_tile = load_rows(do + packed * E, rows * E, valid, E, BLOCK_E, True)
+    out_tile = load_rows(out + packed * E, rows * E, valid, E, BLOCK_E, True)
     delta_rows = tl.sum(do_tile.to(tl.float32) * out_tile.to(tl.float32), 1)
     delta_rows -= tl.load(dlse + scalars, mask=valid, other=0.0)
     tl.store(delta + scalars, delta_rows, mask=valid)
     lse_log2 = tl.load(lse + scalars, mask=valid, other=float("inf")) * 1.4426950408889634
 
-    q_tile = load_rows(q, tokens * stride_qt + q_heads * stride_qh, valid, D, BLOCK_D, True)
+    q_rows = after * stride_qt + head * stride_qh
+    q_tile = load_rows(q + token * stride_qt + first_head * stride_qh, q_rows, valid, D, BLOCK_D, True)
     k += start * stride_kt + (pair // PAIRS_PER_UNIT) * stride_ku + (pair % PAIRS_PER_UNIT) * stride_kr
     v += start * stride_vt + (pair // PAIRS_PER_UNIT) * stride_vu + (pair % PAIRS_PER_UNIT) * stride_vr
     scale_log2 = softmax_scale * 1.4426950408889634
-    diagonal = first_row // Q_PER_PAIR // BLOCK_N * BLOCK_N
     last_key = tl.minimum((first_row + BLOCK_M - 1) // Q_PER_PAIR + 1, length)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
-    acc = _dq_tiles(
-        acc, q_tile, do_tile, k, v, stride_kt, stride_vt, lse_log2, delta_rows, positions, 0, diagonal,
-        scale_log2, length, D, E, BLOCK_D, BLOCK_E, BLOCK_N, False,
-    )  # fmt: skip
-    acc = _dq_tiles(
-        acc, q_tile, do_tile, k, v, stride_kt, stride_vt, lse_log2, delta_rows, positions, diagonal, last_key,
-        scale_log2, length, D, E, BLOCK_D, BLOCK_E, BLOCK_N, True,
-    )  # fmt: skip
-    store_rows(dq, packed * D, valid, acc * softmax_scale, D, BLOCK_D)
+    offsets = tl.arange(0, BLOCK_N)
+    for key in range(0, last_key, BLOCK_N):
+        keys = key + offsets
+        wide = tl.cast(key, tl.int64)
+        k_tile = load_rows(k + wide * stride_kt, offsets * stride_kt, keys < length, D, BLOCK_D, True)
+        v_tile = load_rows(v + wide * stride_vt, offsets * stride_vt, keys < length, E, BLOCK_E, True)
+        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+        p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
+        p = tl.where(keys[None, :] <= position + after[:, None], p, 0.0)
+        dp = tl.dot(do_tile, tl.trans(v_tile), input_precision="ieee")
+        ds = p * (dp - delta_rows[:, None])
+        acc = tl.dot(ds.to(k_tile.dtype), k_tile, acc, input_precision="ieee")
+    store_rows(dq + packed * D, rows * D, valid, acc * softmax_scale, D, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=["num_sequences", "num_tokens"])
