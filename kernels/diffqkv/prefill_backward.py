@@ -146,16 +146,23 @@ def _dkdv(
     last_row = length * Q_PER_PAIR
     acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
+    k += first_token * stride_kt + unit * stride_ku
+    v += first_token * stride_vt + unit * stride_vu
+    # what all pairs of the unit share is loaded once
+    if K_PER_UNIT == 1:
+        k_tile = load_rows(k, offsets * stride_kt, present, D, BLOCK_D, True)
+    if V_PER_UNIT == 1:
+        v_tile = load_rows(v, offsets * stride_vt, present, E, BLOCK_E, True)
     for index_in_unit in range(PAIRS_PER_UNIT):
         pair = tl.cast(index_in_unit, tl.int64)
         if V_PER_UNIT > 1:
             acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
         if K_PER_UNIT > 1:
             acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
-        k_pair = k + first_token * stride_kt + unit * stride_ku + pair * stride_kr
-        v_pair = v + first_token * stride_vt + unit * stride_vu + pair * stride_vr
-        k_tile = load_rows(k_pair, offsets * stride_kt, present, D, BLOCK_D, True)
-        v_tile = load_rows(v_pair, offsets * stride_vt, present, E, BLOCK_E, True)
+        if K_PER_UNIT > 1:
+            k_tile = load_rows(k + pair * stride_kr, offsets * stride_kt, present, D, BLOCK_D, True)
+        if V_PER_UNIT > 1:
+            v_tile = load_rows(v + pair * stride_vr, offsets * stride_vt, present, E, BLOCK_E, True)
         q_head = (unit * PAIRS_PER_UNIT + pair) * Q_PER_PAIR
         q_pair = q + start * stride_qt + q_head * stride_qh
         do_pair = do + (start * packed_heads + q_head) * E
