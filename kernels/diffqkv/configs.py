@@ -81,7 +81,7 @@ TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
     },
     ("prefill_dkdv", 64, 2): {
         "sm_80": _mn(32, 128, 8, 2),
-        "sm_90": _mn(64, 128, 8, 2),
+        "sm_90": _mn(32, 128, 8, 2),
         "sm_100": _mn(32, 128, 8, 2),
     },
     ("prefill_dkdv", 128, 2): {
