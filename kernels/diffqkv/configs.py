@@ -25,17 +25,14 @@ class Launch(NamedTuple):
     tiles: dict[str, int]
     num_warps: int
     num_stages: int
-    # registers a thread, where a cap lets a second block onto the multiprocessor
-    maxnreg: int | None = None
 
     def options(self) -> dict[str, int]:
         """Keyword arguments of the kernel's launch."""
-        options = {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
-        return options if self.maxnreg is None else {**options, "maxnreg": self.maxnreg}
+        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
-def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int, maxnreg: int | None = None) -> Launch:
-    return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages, maxnreg)
+def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int) -> Launch:
+    return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages)
 
 
 def _split(block_n: int, chunk: int, num_warps: int, num_stages: int) -> Launch:
