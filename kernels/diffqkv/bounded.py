@@ -14,7 +14,7 @@ import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
 from kernels.diffqkv.decode import combine_launch, empty_splits
-from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, page_of, query_rows, strides
+from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, page_of, query_rows, rows_of_page, strides
 from kernels.diffqkv.scores import BLOCK_S, row_lse, score_launch
 from kernels.diffqkv.tiles import load_rows, store_rows
 
@@ -177,7 +177,8 @@ def _heavy_tiles(
             key = start + tl.arange(0, BLOCK_N)
             in_split = key < last_key
             page = page_of(block_table, start, last_key, PAGE_SIZE, BLOCK_N)
-            v_tile = load_rows(v, page * stride_vp + key % PAGE_SIZE * stride_vt, in_split, E, BLOCK_E, True)
+            v_page, rows = rows_of_page(page, key % PAGE_SIZE, stride_vp, stride_vt, PAGE_SIZE, BLOCK_N)
+            v_tile = load_rows(v + v_page, rows, in_split, E, BLOCK_E, True)
             score = tl.load(
                 scores[:, None] + key[None, :], mask=valid[:, None] & in_split[None, :], other=float("-inf")
             )

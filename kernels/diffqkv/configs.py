@@ -105,8 +105,24 @@ TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
     ("decode", 128, 2): dict.fromkeys(ARCHITECTURES, _split(32, 512, 4, 3)),
     ("decode", 256, 2): dict.fromkeys(ARCHITECTURES, _split(32, 512, 4, 2)),
     ("extend", 64, 2): dict.fromkeys(ARCHITECTURES, _mn(128, 64, 8, 3)),
-    ("extend", 128, 2): dict.fromkeys(ARCHITECTURES, _mn(128, 64, 8, 2)),
+    ("extend", 128, 2): {
+        "sm_80": _mn(64, 64, 8, 2),
+        "sm_90": _mn(128, 64, 8, 2),
+        "sm_100": _mn(128, 64, 8, 2),
+    },
     ("extend", 256, 2): dict.fromkeys(ARCHITECTURES, _mn(64, 32, 8, 2)),
+    ("score", 64, 2): dict.fromkeys(ARCHITECTURES, _split(64, 1024, 4, 4)),
+    ("score", 128, 2): dict.fromkeys(ARCHITECTURES, _split(64, 1024, 4, 4)),
+    ("score", 256, 2): dict.fromkeys(ARCHITECTURES, _split(64, 1024, 4, 3)),
+    ("bounded", 64, 2): dict.fromkeys(ARCHITECTURES, Launch({"CHUNK": 2048}, 4, 2)),
+    ("bounded", 128, 2): dict.fromkeys(ARCHITECTURES, Launch({"CHUNK": 2048}, 4, 2)),
+    ("bounded", 256, 2): dict.fromkeys(ARCHITECTURES, Launch({"CHUNK": 2048}, 4, 2)),
+    ("select", 64, 2): dict.fromkeys(ARCHITECTURES, Launch({"BLOCK_L": 1024}, 4, 1)),
+    ("select", 128, 2): dict.fromkeys(ARCHITECTURES, Launch({"BLOCK_L": 1024}, 4, 1)),
+    ("select", 256, 2): dict.fromkeys(ARCHITECTURES, Launch({"BLOCK_L": 1024}, 4, 1)),
+    ("gather", 64, 2): dict.fromkeys(ARCHITECTURES, Launch({}, 8, 1)),
+    ("gather", 128, 2): dict.fromkeys(ARCHITECTURES, Launch({}, 8, 1)),
+    ("gather", 256, 2): dict.fromkeys(ARCHITECTURES, Launch({}, 8, 1)),
 }
 
 

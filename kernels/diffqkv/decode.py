@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
-from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, page_of, query_rows, strides
+from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, page_of, query_rows, rows_of_page, strides
 from kernels.diffqkv.tiles import load_rows, store_rows
 
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -170,11 +170,11 @@ def _attend_split(
         in_split = key < last_key
         token_of_page = key % PAGE_SIZE
         next_page = page_of(block_table, start + BLOCK_N, last_key, PAGE_SIZE, BLOCK_N)
-        k_rows = page * stride_kp + token_of_page * stride_kt
-        v_rows = page * stride_vp + token_of_page * stride_vt
+        k_page, k_rows = rows_of_page(page, token_of_page, stride_kp, stride_kt, PAGE_SIZE, BLOCK_N)
+        v_page, v_rows = rows_of_page(page, token_of_page, stride_vp, stride_vt, PAGE_SIZE, BLOCK_N)
         scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for j in tl.static_range(K_HEADS):
-            k_tile = load_rows(k + j * stride_kj, k_rows, in_split, D, BLOCK_D, True)
+            k_tile = load_rows(k + k_page + j * stride_kj, k_rows, in_split, D, BLOCK_D, True)
             q_of_j = q_tile
             if K_HEADS > 1:
                 q_of_j = tl.where((k_of_row == j)[:, None], q_tile, 0.0).to(q_tile.dtype)
@@ -188,7 +188,7 @@ def _attend_split(
         row_sum = row_sum * shrink + tl.sum(weights, 1)
         acc = acc * shrink[:, None]
         for r in tl.static_range(V_HEADS):
-            v_tile = load_rows(v + r * stride_vr, v_rows, in_split, E, BLOCK_E, True)
+            v_tile = load_rows(v + v_page + r * stride_vr, v_rows, in_split, E, BLOCK_E, True)
             of_r = weights
             if V_HEADS > 1:
                 of_r = tl.where((v_of_row == r)[:, None], weights, 0.0)

@@ -207,3 +207,12 @@ def page_of(block_table, start, end, PAGE_SIZE: tl.constexpr, BLOCK_N: tl.conste
     else:
         key = start + tl.arange(0, BLOCK_N)
         return tl.load(block_table + key // PAGE_SIZE, mask=key < end, other=0).to(tl.int64)
+
+
+@triton.jit
+def rows_of_page(page, token_of_page, stride_p, stride_t, PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where rows lie, as an offset that they share and one of each row: in 32 bits if one page has all."""
+    if PAGE_SIZE % BLOCK_N == 0:
+        return page * stride_p, token_of_page * stride_t
+    else:
+        return tl.cast(0, tl.int64), page * stride_p + token_of_page * stride_t

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import launch_for
-from kernels.diffqkv.pages import PagedCall, page_of, query_rows, strides
+from kernels.diffqkv.pages import PagedCall, page_of, query_rows, rows_of_page, strides
 from kernels.diffqkv.tiles import load_rows
 
 # tiles whose log-sum-exp a row adds at a time
@@ -99,10 +99,10 @@ def _score_split(
         key = start + tl.arange(0, BLOCK_N)
         in_split = key < last_key
         next_page = page_of(block_table, start + BLOCK_N, last_key, PAGE_SIZE, BLOCK_N)
-        k_rows = page * stride_kp + key % PAGE_SIZE * stride_kt
+        k_page, k_rows = rows_of_page(page, key % PAGE_SIZE, stride_kp, stride_kt, PAGE_SIZE, BLOCK_N)
         tile = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for j in tl.static_range(K_PER_UNIT):
-            k_tile = load_rows(k + j * stride_kj, k_rows, in_split, D, BLOCK_D, True)
+            k_tile = load_rows(k + k_page + j * stride_kj, k_rows, in_split, D, BLOCK_D, True)
             q_of_j = q_tile
             if K_PER_UNIT > 1:
                 q_of_j = tl.where((k_of_row == j)[:, None], q_tile, 0.0).to(q_tile.dtype)

@@ -17,7 +17,6 @@ from kernels.diffqkv.configs import architecture, launch_for
 from kernels.diffqkv.decode import LN_2
 from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, strides
 from kernels.diffqkv.scores import BLOCK_S, row_lse, score_launch
-from kernels.diffqkv.tiles import load_rows
 
 MAX_TOP_K = 512
 LOWEST = tl.constexpr(-(2**63))
@@ -203,10 +202,13 @@ def _gather_best(
     v += head % Q_PER_UNIT // (Q_PER_UNIT // V_PER_UNIT) * stride_vr
     page = tl.load(block_table + b.to(tl.int64) * stride_table + key // PAGE_SIZE, mask=kept, other=0)
     rows = page.to(tl.int64) * stride_vp + key % PAGE_SIZE * stride_vt
-    tile = load_rows(v, rows, kept, E, BLOCK_E, True)
-    result = tl.sum(weight[:, None] * tile.to(tl.float32), 0)
-    e = tl.arange(0, BLOCK_E)
-    tl.store(out + token * stride_on + head * stride_oh + e, result.to(out.dtype.element_ty), mask=e < E)
+    out += token * stride_on + head * stride_oh
+    # a slice of the width at a time: TOP rows of all of it would not fit into registers
+    for start in range(0, E, BLOCK_E):
+        e = start + tl.arange(0, BLOCK_E)
+        tile = tl.load(v + rows[:, None] + e[None, :], mask=kept[:, None] & (e < E)[None, :], other=0.0)
+        result = tl.sum(weight[:, None] * tile.to(tl.float32), 0)
+        tl.store(out + e, result.to(out.dtype.element_ty), mask=e < E)
     tl.store(lse + token * stride_ln + head * stride_lh, total * LN_2)
 
 
@@ -251,6 +253,7 @@ def topk_decode_launches(
         **candidates,
         **call.table(),
         **call.v(),
+        "BLOCK_E": min(triton.next_power_of_2(call.v_head_dim), 64),
         "out": out_NQE,
         "lse": lse_QN,
         **strides("o", "nh", out_NQE),
