@@ -52,9 +52,7 @@ def _dq(
     BLOCK_N: tl.constexpr,
 ):
     pair = tl.program_id(1)
-    start, length, index, owned = find_block(
-        cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M
-    )
+    start, length, index, owned = find_block(cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M)
     if index >= owned:
         return
     first_row = (owned - 1 - index) * BLOCK_M
