@@ -16,7 +16,7 @@ from kernels.diffqkv.shapes import check_float, check_index
 
 
 def rotate_half(x_NKD: torch.Tensor, cos_NF: torch.Tensor, sin_NF: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding, half-split as in Llama: element i turns with element i + D / 2; in float32 or more."""
+    """Rotary embedding, half-split as in Llama: element i turns with i + D / 2; in float32 or more."""
     wide = torch.promote_types(x_NKD.dtype, torch.float32)
     first, second = x_NKD.to(wide).chunk(2, dim=-1)
     cos, sin = cos_NF[:, None].to(wide), sin_NF[:, None].to(wide)

@@ -14,7 +14,15 @@ import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
 from kernels.diffqkv.decode import combine_launch, empty_splits
-from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, page_of, query_rows, rows_of_page, strides
+from kernels.diffqkv.pages import (
+    PagedCall,
+    check_paged_call,
+    gather_pages,
+    page_of,
+    query_rows,
+    rows_of_page,
+    strides,
+)
 from kernels.diffqkv.scores import BLOCK_S, row_lse, score_launch
 from kernels.diffqkv.tiles import load_rows, store_rows
 

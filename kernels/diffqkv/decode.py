@@ -18,12 +18,23 @@ import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
-from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, page_of, query_rows, rows_of_page, strides
+from kernels.diffqkv.pages import (
+    PagedCall,
+    check_paged_call,
+    gather_pages,
+    page_of,
+    query_rows,
+    rows_of_page,
+    strides,
+)
 from kernels.diffqkv.tiles import load_rows, store_rows
 
 LN_2 = tl.constexpr(0.6931471805599453)
 # with more query tokens than this, tensor cores decide, not bytes: then a program takes one V head
 MAX_DECODE_TOKENS = 8
+# pairs of a K and a V head whose tiles a program holds at once; a unit with more is cut, and reads its
+# shared head once for each part
+MAX_PAIRS = 4
 # splits that the combination adds at a time
 BLOCK_C = 16
 
@@ -134,7 +145,7 @@ def _attend_split(
 ):
     """One (part of a unit, split of a row block, sequence); grid (U * PARTS, C * row blocks, B).
 
-    PARTS is 1, or the unit's pairs of a K and a V head. LAST: the only split, its output is the result.
+    A part is some of the unit's pairs of a K and a V head. LAST: there is one split, its output is the result.
     """
     GROUP: tl.constexpr = Q_PER_UNIT // PARTS
     K_HEADS: tl.constexpr = (K_PER_UNIT + PARTS - 1) // PARTS
@@ -276,14 +287,14 @@ def decode_launches(
     call: PagedCall, out_NQE: torch.Tensor, lse_QN: torch.Tensor, architecture: str
 ) -> list[tuple[Any, tuple[int, ...], dict[str, Any]]]:
     """Kernels, grids and arguments for ``architecture``; grids depend on shapes and bounds, not on data."""
-    heads, num_q_heads = call.heads, call.heads.num_q_heads
+    heads = call.heads
     few = call.max_seqlen_q <= MAX_DECODE_TOKENS
     q = call.q_NQD
     launch = launch_for("decode" if few else "extend", q.shape[-1], call.v_head_dim, q.dtype, architecture)
     options = launch.options()
     if few:
-        parts, chunk = 1, options.pop("CHUNK")
-        options["BLOCK_M"] = max(16, triton.next_power_of_2(heads.q_per_unit))
+        parts, chunk = _parts(heads.pairs_per_unit), options.pop("CHUNK")
+        options["BLOCK_M"] = max(16, triton.next_power_of_2(heads.q_per_unit // parts))
     else:
         parts = heads.pairs_per_unit
         chunk = triton.cdiv(call.max_seqlen_k, options["BLOCK_N"]) * options["BLOCK_N"]
@@ -316,6 +327,15 @@ def decode_launches(
     if num_splits > 1:
         launches.append(combine_launch(call, part_NQCE, part_lse_NQC, out_NQE, lse_QN, chunk))
     return launches
+
+
+def _parts(pairs_per_unit: int) -> int:
+    """Into how many programs a unit falls: as few as leave no more than MAX_PAIRS to each."""
+    return next(
+        n
+        for n in range(1, pairs_per_unit + 1)
+        if pairs_per_unit % n == 0 and pairs_per_unit // n <= MAX_PAIRS
+    )
 
 
 def empty_splits(call: PagedCall, num_splits: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -65,7 +65,7 @@ def _score_split(
     stride_th,
     num_splits,
     chunk,
-    Q_PER_UNIT: tl.constexpr,
+    Q_PER_K: tl.constexpr,
     K_PER_UNIT: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -73,21 +73,20 @@ def _score_split(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One (unit, split of a row block, sequence); grid (U, C * row blocks, B)."""
-    unit = tl.program_id(0)
+    """One (K head, split of a row block, sequence); grid (K, C * row blocks, B)."""
+    k_head = tl.program_id(0)
     split = tl.program_id(1) % num_splits
     row_block = tl.program_id(1) // num_splits
     b = tl.program_id(2)
     seq_len = tl.load(seq_lens + b).to(tl.int32)
     q_first = tl.load(cu_seqlens_q + b)
     q_len = (tl.load(cu_seqlens_q + b + 1) - q_first).to(tl.int32)
-    if (row_block * BLOCK_M >= q_len * Q_PER_UNIT) | (split * chunk >= seq_len):
+    if (row_block * BLOCK_M >= q_len * Q_PER_K) | (split * chunk >= seq_len):
         return
-    token, head_of_unit, valid, seen = query_rows(q_first, q_len, seq_len, row_block, Q_PER_UNIT, BLOCK_M)
-    head = unit * Q_PER_UNIT + head_of_unit
-    k_of_row = head_of_unit // (Q_PER_UNIT // K_PER_UNIT)
+    token, head, valid, seen = query_rows(q_first, q_len, seq_len, row_block, Q_PER_K, BLOCK_M)
+    head += k_head * Q_PER_K
     q_tile = load_rows(q, token * stride_qn + head * stride_qh, valid, D, BLOCK_D, True)
-    k += unit * stride_ku
+    k += (k_head // K_PER_UNIT) * stride_ku + (k_head % K_PER_UNIT) * stride_kj
     block_table += b.to(tl.int64) * stride_table
     scores += token * stride_sn + head * stride_sh
     tile_lse += token * stride_tn + head * stride_th
@@ -100,13 +99,8 @@ def _score_split(
         in_split = key < last_key
         next_page = page_of(block_table, start + BLOCK_N, last_key, PAGE_SIZE, BLOCK_N)
         k_page, k_rows = rows_of_page(page, key % PAGE_SIZE, stride_kp, stride_kt, PAGE_SIZE, BLOCK_N)
-        tile = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for j in tl.static_range(K_PER_UNIT):
-            k_tile = load_rows(k + k_page + j * stride_kj, k_rows, in_split, D, BLOCK_D, True)
-            q_of_j = q_tile
-            if K_PER_UNIT > 1:
-                q_of_j = tl.where((k_of_row == j)[:, None], q_tile, 0.0).to(q_tile.dtype)
-            tile = tl.dot(q_of_j, tl.trans(k_tile), tile, input_precision="ieee")
+        k_tile = load_rows(k + k_page, k_rows, in_split, D, BLOCK_D, True)
+        tile = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
         tile = tl.where(key[None, :] < seen[:, None], tile * scale_log2, float("-inf"))
         tl.store(scores[:, None] + key[None, :], tile, mask=valid[:, None])
         tile_max = tl.max(tile, 1)
@@ -140,7 +134,8 @@ def score_launch(
     heads, q = call.heads, call.q_NQD
     options = launch_for("score", q.shape[-1], call.v_head_dim, q.dtype, architecture).options()
     chunk, block_n = options.pop("CHUNK"), options.pop("BLOCK_N")
-    block_m = max(16, triton.next_power_of_2(heads.q_per_unit))
+    q_per_k = heads.num_q_heads // heads.num_k_heads
+    block_m = max(16, triton.next_power_of_2(q_per_k))
     num_tiles = triton.cdiv(call.max_seqlen_k, block_n)
     rows = q.shape[:2]
     scores = Scores(
@@ -149,7 +144,7 @@ def score_launch(
         block_n,
     )
     num_splits = triton.cdiv(call.max_seqlen_k, chunk)
-    row_blocks = triton.cdiv(call.max_seqlen_q * heads.q_per_unit, block_m)
+    row_blocks = triton.cdiv(call.max_seqlen_q * q_per_k, block_m)
     arguments = {
         **call.q_and_k(),
         **call.table(),
@@ -158,10 +153,10 @@ def score_launch(
         **scores.tiles(),
         "num_splits": num_splits,
         "chunk": chunk,
-        "Q_PER_UNIT": heads.q_per_unit,
+        "Q_PER_K": q_per_k,
         "K_PER_UNIT": heads.num_k_heads // heads.num_units,
         "BLOCK_M": block_m,
         **options,
     }
-    grid = (heads.num_units, num_splits * row_blocks, call.num_sequences)
+    grid = (heads.num_k_heads, num_splits * row_blocks, call.num_sequences)
     return scores, (_score_split, grid, arguments)

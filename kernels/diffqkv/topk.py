@@ -44,7 +44,7 @@ def topk_decode_reference(
     keep_first: int = 0,
     keep_last: int = 0,
 ) -> torch.Tensor:
-    """The contract of out: sequence by sequence, token by token, head by head; as ``topk_decode_attention``."""
+    """The contract of out, one sequence, token and head after the other; as ``topk_decode_attention``."""
     num_tokens, n_q, d_k = q_NQD.shape
     scale = d_k**-0.5 if softmax_scale is None else softmax_scale
     out_NQE = q_NQD.new_zeros(num_tokens, n_q, v_pages.shape[-1])
