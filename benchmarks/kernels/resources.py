@@ -1,7 +1,7 @@
 """Registers, spills and shared memory of every shipped launch configuration, compiled without a GPU.
 
 python -m benchmarks.kernels.resources [--architecture sm_90] [--op prefill] [--all] [--json]
-prints the table of docs/kernels.md. ``--all`` adds float16, float32 and other head counts to bfloat16 at 32/4/16.
+prints the table of docs/kernels.md. ``--all`` adds float16, float32, odd head dims and other head counts.
 """
 
 from __future__ import annotations
@@ -98,8 +98,9 @@ def measure(architectures: list[str], ops: list[str], everything: bool) -> Itera
 def markdown(row: dict[str, Any] | None) -> str:
     """One row of the table, or its head."""
     if row is None:
-        head = "| op | GPU | heads | d_k, d_v | dtype | tile | warps | stages | registers | spilled bytes | shared bytes | instructions |"
-        return head + "\n|" + "---|" * 12
+        names = ["op", "GPU", "heads", "d_k, d_v", "dtype", "tile", "warps", "stages"]
+        names += ["registers", "spilled bytes", "shared bytes", "instructions"]
+        return "| " + " | ".join(names) + " |\n|" + "---|" * len(names)
     cells = [row["op"], row["architecture"], row["heads"], f"{row['d_k']}, {row['d_v']}", row["dtype"]]
     cells += [row["tiles"], row["warps"], row["stages"], row["registers"], row["spills"]]
     cells += [f"{row['shared']:,}", ", ".join(row["instructions"])]

@@ -42,7 +42,7 @@ _POINTERS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one compiled kernel: registers a thread, bytes a thread of spills, bytes a block of shared memory."""
+    """Of a compiled kernel: registers and bytes of spills a thread, bytes of shared memory a block."""
 
     kernel: str
     architecture: str

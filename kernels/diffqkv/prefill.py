@@ -27,7 +27,7 @@ def prefill_reference(
     cu_seqlens: torch.Tensor,
     softmax_scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The contract: sequence by sequence, head by head, in the dtype it is given; as ``prefill_attention``."""
+    """The contract of ``prefill_attention``: sequence by sequence, head by head, in the dtype it is given."""
     heads = check_packed(q_TQD, k_TKD, v_TVE)
     scale = q_TQD.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     if k_TKD.dim() == 4:

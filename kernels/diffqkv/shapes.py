@@ -78,8 +78,8 @@ def count_heads(name: str, x: torch.Tensor, head_axis: int) -> int:
     if x.dim() == head_axis + 3:
         return x.shape[head_axis] * x.shape[head_axis + 1]
     raise ValueError(
-        f"{name} must have {head_axis + 2} axes (one of heads) or {head_axis + 3} (units, heads in the unit), "
-        f"not shape {tuple(x.shape)}"
+        f"{name} must have {head_axis + 2} axes (one of heads) or {head_axis + 3} (units, heads in the "
+        f"unit), not shape {tuple(x.shape)}"
     )
 
 
