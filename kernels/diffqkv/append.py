@@ -5,13 +5,11 @@ Shape letters as in pages.py; N new tokens, F = D / 2 rotary angles.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
-from kernels.diffqkv.pages import pages_by_unit, strides
+from kernels.diffqkv.pages import KernelCall, pages_by_unit, strides
 from kernels.diffqkv.shapes import check_float, check_index
 
 
@@ -136,7 +134,7 @@ def kv_append_launch(
     slot_mapping_N: torch.Tensor,
     cos_NF: torch.Tensor | None,
     sin_NF: torch.Tensor | None,
-) -> tuple[Any, tuple[int, int], dict[str, Any]]:
+) -> KernelCall:
     """Kernel, grid and arguments."""
     heads, k_PTUJD, v_PTURE = pages_by_unit(k_pages, v_pages)
     k_per_unit, d = k_PTUJD.shape[3:]

@@ -6,8 +6,6 @@ V row is asked for. Shape letters as in scores.py.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +13,7 @@ import triton.language as tl
 from kernels.diffqkv.configs import architecture, launch_for
 from kernels.diffqkv.decode import combine_launch, empty_splits
 from kernels.diffqkv.pages import (
+    KernelCall,
     PagedCall,
     check_paged_call,
     gather_pages,
@@ -204,7 +203,7 @@ def _heavy_tiles(
 
 def bounded_decode_launches(
     call: PagedCall, out_NQE: torch.Tensor, lse_QN: torch.Tensor, epsilon: float, architecture: str
-) -> list[tuple[Any, tuple[int, ...], dict[str, Any]]]:
+) -> list[KernelCall]:
     """Kernels, grids and arguments for ``architecture``; grids depend on shapes and bounds, not on data."""
     heads, q = call.heads, call.q_NQD
     scores, score = score_launch(call, architecture)

@@ -11,14 +11,13 @@ Shape letters as in pages.py; C splits. Sources: arXiv 2501.13629, Eq. 3 (head m
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
 from kernels.diffqkv.pages import (
+    KernelCall,
     PagedCall,
     check_paged_call,
     gather_pages,
@@ -145,7 +144,7 @@ def _attend_split(
 ):
     """One (part of a unit, split of a row block, sequence); grid (U * PARTS, C * row blocks, B).
 
-    A part is some of the unit's pairs of a K and a V head. LAST: there is one split, its output is the result.
+    A part is some of the unit's pairs of a K and a V head. LAST: there is one split, so out is final.
     """
     GROUP: tl.constexpr = Q_PER_UNIT // PARTS
     K_HEADS: tl.constexpr = (K_PER_UNIT + PARTS - 1) // PARTS
@@ -285,7 +284,7 @@ def _combine(
 
 def decode_launches(
     call: PagedCall, out_NQE: torch.Tensor, lse_QN: torch.Tensor, architecture: str
-) -> list[tuple[Any, tuple[int, ...], dict[str, Any]]]:
+) -> list[KernelCall]:
     """Kernels, grids and arguments for ``architecture``; grids depend on shapes and bounds, not on data."""
     heads = call.heads
     few = call.max_seqlen_q <= MAX_DECODE_TOKENS
@@ -323,7 +322,7 @@ def decode_launches(
         "LAST": num_splits == 1,
         **options,
     }
-    launches = [(_attend_split, grid, arguments)]
+    launches: list[KernelCall] = [(_attend_split, grid, arguments)]
     if num_splits > 1:
         launches.append(combine_launch(call, part_NQCE, part_lse_NQC, out_NQE, lse_QN, chunk))
     return launches
@@ -353,7 +352,7 @@ def combine_launch(
     out_NQE: torch.Tensor,
     lse_QN: torch.Tensor,
     chunk: int,
-) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
+) -> KernelCall:
     """Kernel, grid and arguments that write out and lse from the splits of ``chunk`` keys."""
     arguments = {
         **call.lengths(),

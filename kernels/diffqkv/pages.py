@@ -20,6 +20,9 @@ import triton.language as tl
 
 from kernels.diffqkv.shapes import Heads, by_unit, check_float, check_head_dim, check_index, count_heads
 
+# kernel, grid, arguments by name
+KernelCall = tuple[Any, tuple[int, ...], dict[str, Any]]
+
 
 def fused_page_views(
     kv_PUTC: torch.Tensor, k_head_dim: int, v_head_dim: int
@@ -55,7 +58,7 @@ def pages_by_unit(
         )
     check_head_dim("k_head_dim", k_pages.shape[-1])
     check_head_dim("v_head_dim", v_pages.shape[-1])
-    heads = Heads(max(n_k, n_v) if num_q_heads is None else num_q_heads, n_k, n_v)
+    heads = Heads(n_k * n_v if num_q_heads is None else num_q_heads, n_k, n_v)
     return heads, by_unit("k_pages", k_pages, 2, heads), by_unit("v_pages", v_pages, 2, heads)
 
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import launch_for
-from kernels.diffqkv.pages import PagedCall, page_of, query_rows, rows_of_page, strides
+from kernels.diffqkv.pages import KernelCall, PagedCall, page_of, query_rows, rows_of_page, strides
 from kernels.diffqkv.tiles import load_rows
 
 # tiles whose log-sum-exp a row adds at a time
@@ -127,9 +127,7 @@ def row_lse(tile_lse, num_tiles, BLOCK_S: tl.constexpr):
     return tl.where(some, row_max + tl.log2(tl.where(some, row_sum, 1.0)), float("-inf"))
 
 
-def score_launch(
-    call: PagedCall, architecture: str
-) -> tuple[Scores, tuple[Any, tuple[int, ...], dict[str, Any]]]:
+def score_launch(call: PagedCall, architecture: str) -> tuple[Scores, KernelCall]:
     """Empty scores, and kernel, grid and arguments that fill them."""
     heads, q = call.heads, call.q_NQD
     options = launch_for("score", q.shape[-1], call.v_head_dim, q.dtype, architecture).options()

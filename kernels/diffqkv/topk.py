@@ -7,15 +7,13 @@ Source: arXiv 2501.13629, appendix B.2.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
 from kernels.diffqkv.decode import LN_2
-from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, strides
+from kernels.diffqkv.pages import KernelCall, PagedCall, check_paged_call, gather_pages, strides
 from kernels.diffqkv.scores import BLOCK_S, row_lse, score_launch
 
 MAX_TOP_K = 512
@@ -221,7 +219,7 @@ def topk_decode_launches(
     keep_first: int,
     keep_last: int,
     architecture: str,
-) -> list[tuple[Any, tuple[int, ...], dict[str, Any]]]:
+) -> list[KernelCall]:
     """Kernels, grids and arguments for ``architecture``; grids depend on shapes and bounds, not on data."""
     heads, q = call.heads, call.q_NQD
     dims = (q.shape[-1], call.v_head_dim, q.dtype, architecture)
