@@ -49,7 +49,8 @@ class Resources:
     registers: int
     spills: int
     shared: int
-    instructions: frozenset[str]
+    # how often each of INSTRUCTIONS stands in the PTX; absent ones are left out
+    instructions: dict[str, int]
 
 
 def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) -> Resources:
@@ -89,7 +90,7 @@ def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) ->
         registers=usage["REG"],
         spills=usage["STACK"] + usage["LOCAL"],
         shared=compiled.metadata.shared,
-        instructions=frozenset(name for name, text in INSTRUCTIONS.items() if text in ptx),
+        instructions={name: ptx.count(text) for name, text in INSTRUCTIONS.items() if text in ptx},
     )
 
 

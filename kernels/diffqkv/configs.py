@@ -35,6 +35,11 @@ def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int) -> Launch:
     return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages)
 
 
+def _split(block_n: int, chunk: int, num_warps: int, num_stages: int) -> Launch:
+    """CHUNK: keys of a split, all of which a program walks."""
+    return Launch({"BLOCK_N": block_n, "CHUNK": chunk}, num_warps, num_stages)
+
+
 def _everywhere(launch: Launch) -> dict[str, Launch]:
     return dict.fromkeys(ARCHITECTURES, launch)
 
@@ -44,6 +49,12 @@ INTERPRETED = {
     "prefill": _mn(16, 16, 4, 1),
     "prefill_dq": _mn(16, 16, 4, 1),
     "prefill_dkdv": _mn(16, 16, 4, 1),
+    "decode": _split(16, 32, 4, 1),
+    "extend": _mn(16, 16, 4, 1),
+    "score": _split(16, 32, 4, 1),
+    "bounded": Launch({"CHUNK": 48}, 4, 1),
+    "select": Launch({"BLOCK_L": 32}, 4, 1),
+    "gather": Launch({}, 4, 1),
 }
 
 # (op, width, bytes per element) -> architecture -> Launch. Width: the larger head dim, up to 64, 128 or 256.
@@ -100,6 +111,35 @@ TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
     ("prefill_dq", 128, 4): _everywhere(_mn(16, 16, 8, 1)),
     ("prefill_dkdv", 64, 4): _everywhere(_mn(32, 32, 4, 1)),
     ("prefill_dkdv", 128, 4): _everywhere(_mn(16, 16, 4, 1)),
+    ("decode", 64, 2): _everywhere(_split(32, 512, 4, 4)),
+    ("decode", 128, 2): _everywhere(_split(32, 512, 4, 3)),
+    ("decode", 256, 2): _everywhere(_split(32, 512, 4, 2)),
+    ("decode", 64, 4): _everywhere(_split(32, 512, 4, 2)),
+    ("decode", 128, 4): _everywhere(_split(16, 512, 4, 2)),
+    ("extend", 64, 2): _everywhere(_mn(128, 64, 8, 3)),
+    ("extend", 128, 2): {
+        "sm_80": _mn(64, 64, 8, 2),
+        "sm_90": _mn(128, 64, 8, 2),
+        "sm_100": _mn(128, 64, 8, 2),
+    },
+    ("extend", 256, 2): _everywhere(_mn(64, 32, 8, 2)),
+    ("extend", 64, 4): _everywhere(_mn(32, 32, 8, 1)),
+    ("extend", 128, 4): _everywhere(_mn(16, 16, 4, 1)),
+    ("score", 64, 2): _everywhere(_split(64, 1024, 4, 4)),
+    ("score", 128, 2): _everywhere(_split(64, 1024, 4, 4)),
+    ("score", 256, 2): _everywhere(_split(64, 1024, 4, 3)),
+    ("score", 64, 4): _everywhere(_split(32, 1024, 4, 2)),
+    ("score", 128, 4): _everywhere(_split(32, 1024, 4, 2)),
+    # passes of selective V that see scores or single rows, whatever the head dims and dtype
+    **{
+        (op, width, size): _everywhere(launch)
+        for op, launch in {
+            "bounded": Launch({"CHUNK": 2048}, 4, 2),
+            "select": Launch({"BLOCK_L": 1024}, 4, 1),
+            "gather": Launch({}, 8, 1),
+        }.items()
+        for width, size in ((64, 2), (128, 2), (256, 2), (64, 4), (128, 4))
+    },
 }
 
 

@@ -23,16 +23,33 @@ def resources(*options: str) -> list[dict[str, Any]]:
 
 def test_hopper() -> None:
     """No spills, in the shared memory of a block, on the tensor cores, loads under way beside the work."""
-    rows = resources("--architecture", "sm_90")
-    assert {"prefill", "prefill_dq", "prefill_dkdv"} <= {row["op"] for row in rows}
+    ops = ("prefill", "prefill_dq", "prefill_dkdv")
+    rows = resources("--architecture", "sm_90", *(word for op in ops for word in ("--op", op)))
+    assert {row["op"] for row in rows} == set(ops)
     for row in rows:
         assert row["spills"] == 0 and row["fits"], row
         assert "atomic" not in row["instructions"], row
-        if row["op"].startswith("prefill"):
-            assert "cp.async" in row["instructions"], row
-            # at 256 dims the accumulators of dK and dV leave room for tiles of 32 keys, too few for wgmma
-            wide_gradient = row["op"] == "prefill_dkdv" and row["d_v"] == 256
-            assert ("mma" if wide_gradient else "wgmma") in row["instructions"], row
+        assert "cp.async" in row["instructions"], row
+        # at 256 dims the accumulators of dK and dV leave room for tiles of 32 keys, too few for wgmma
+        wide_gradient = row["op"] == "prefill_dkdv" and row["d_v"] == 256
+        assert ("mma" if wide_gradient else "wgmma") in row["instructions"], row
+
+
+def test_hopper_over_pages() -> None:
+    """The same; every K and V tile comes by async copies, as many stages ahead as the configuration says."""
+    ops = ("decode", "extend", "topk_decode", "bounded_decode", "kv_append")
+    rows = resources("--architecture", "sm_90", *(word for op in ops for word in ("--op", op)))
+    assert {row["op"] for row in rows} == set(ops)
+    for row in rows:
+        assert row["spills"] == 0 and row["fits"], row
+        assert "atomic" not in row["instructions"], row
+        if row["kernel"] == "attend_split":
+            k_and_v_tiles = 5 if row["op"] == "decode" else 2
+            # each tile is at least one copy and its commit, for every stage
+            assert row["instructions"]["cp.async"] >= 2 * k_and_v_tiles * row["stages"], row
+            assert ("mma" if row["op"] == "decode" else "wgmma") in row["instructions"], row
+        if row["kernel"] == "score_split":
+            assert row["instructions"]["cp.async"] >= 2 * row["stages"], row
 
 
 @pytest.mark.proof
