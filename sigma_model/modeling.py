@@ -57,7 +57,7 @@ class SigmaAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        hidden, q_width = config.hidden_size, config.num_attention_heads * config.head_dim
+        hidden, q_width = config.hidden_size, config.num_q_heads * config.head_dim
         self.q_proj = nn.Linear(hidden, q_width, bias=False)
         if config.aug_q_dim:
             self.q_gate_proj = nn.Linear(q_width, config.aug_q_dim, bias=False)
@@ -67,7 +67,7 @@ class SigmaAttention(nn.Module):
         if config.k_head_dim != config.head_dim:
             self.k_up_proj = nn.Linear(config.k_head_dim, config.num_k_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(hidden, config.num_v_heads * config.v_head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, hidden, bias=False)
+        self.o_proj = nn.Linear(config.num_q_heads * config.v_head_dim, hidden, bias=False)
 
     def project_q(self, x_BSH: torch.Tensor) -> torch.Tensor:
         """Queries in K's space before RoPE, [B, Q, S, k_head_dim]."""
@@ -75,7 +75,7 @@ class SigmaAttention(nn.Module):
         q = self.q_proj(x_BSH)
         if config.aug_q_dim:
             q = self.q_down_proj(F.silu(self.q_gate_proj(q)) * self.q_up_proj(q))
-        q_BSQD = q.unflatten(-1, (config.num_attention_heads, config.head_dim))
+        q_BSQD = q.unflatten(-1, (config.num_q_heads, config.head_dim))
         if config.k_head_dim != config.head_dim:
             # q . (W k) = (W^T q) . k: K stays narrow in the cache
             up_KDd = self.k_up_proj.weight.unflatten(0, (config.num_k_heads, config.head_dim))

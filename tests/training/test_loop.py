@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 WriteDataset = Callable[..., Path]
 MODEL = {
     "vocab_size": None, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 8, "num_k_heads": 2, "num_v_heads": 4, "head_dim": 8, "aug_q_dim": 40,
+    "num_q_heads": 8, "num_k_heads": 2, "num_v_heads": 4, "head_dim": 8, "aug_q_dim": 40,
     "rope_theta": 1000.0, "max_position_embeddings": 64, "initializer_range": 0.1,
 }  # fmt: skip
 
