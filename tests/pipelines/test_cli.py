@@ -20,7 +20,9 @@ def corpusmill(*args: str) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("command", ["run", "status", "report", "trace", "stages", "schema", "gc", "train", "params"])
+@pytest.mark.parametrize(
+    "command", ["run", "status", "report", "trace", "stages", "schema", "gc", "train", "params"]
+)
 def test_help_has_an_example(command: str) -> None:
     code, said = corpusmill(command, "--help")
     assert code == 0 and f"corpusmill {command}" in said

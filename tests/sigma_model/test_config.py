@@ -36,7 +36,8 @@ def test_counts_of_the_paper_shapes(name: str, tied: float, untied: float, cache
 )  # fmt: skip
 def test_arithmetic_counts_what_the_module_has(changes: dict) -> None:
     shape = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-             "num_q_heads": 8, "num_k_heads": 2, "num_v_heads": 4, "head_dim": 8, "aug_q_dim": 40}  # fmt: skip
+             "num_q_heads": 8, "num_k_heads": 2, "num_v_heads": 4, "head_dim": 8,
+             "aug_q_dim": 40}  # fmt: skip
     config = SigmaConfig(**{**shape, **changes})
     with torch.device("meta"):
         model = SigmaForCausalLM(config)
