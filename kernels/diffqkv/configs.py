@@ -1,0 +1,88 @@
+"""Launch configurations, kept by hand: op, head dims, dtype and architecture give tiles, warps and stages.
+
+Nothing is tuned at run time: autotuning needs a GPU, stalls every rank's first step, and depends on clocks.
+The rows are what compiles without spills and fits (``docs/kernels.md`` has the table), not yet what a
+GPU measured as fastest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from kernels.diffqkv.shapes import interpreted
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+# bytes of shared memory that one block can have
+SHARED_MEMORY = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
+WIDTHS = (64, 128, 256)
+
+
+class Launch(NamedTuple):
+    """``tiles``: the kernel's tile sizes by the names of its constexpr arguments, e.g. BLOCK_M."""
+
+    tiles: dict[str, int]
+    num_warps: int
+    num_stages: int
+
+    def options(self) -> dict[str, int]:
+        """Keyword arguments of the kernel's launch."""
+        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int) -> Launch:
+    return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages)
+
+
+# tiles as small as tests want them
+INTERPRETED = {
+    "prefill": _mn(16, 16, 4, 1),
+    "prefill_dq": _mn(16, 16, 4, 1),
+    "prefill_dkdv": _mn(16, 16, 4, 1),
+}
+
+# (op, width, bytes per element) -> architecture -> Launch. Width: the larger head dim, up to 64, 128 or 256.
+# 4 bytes (float32, full precision, no tensor cores) is there to be checked, not to be fast.
+TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
+    ("prefill", 64, 2): {
+        "sm_80": _mn(128, 64, 4, 2),
+        "sm_90": _mn(128, 64, 8, 3),
+        "sm_100": _mn(128, 64, 8, 3),
+    },
+    ("prefill", 128, 2): {
+        "sm_80": _mn(128, 64, 8, 2),
+        "sm_90": _mn(128, 64, 8, 3),
+        "sm_100": _mn(128, 64, 8, 3),
+    },
+    ("prefill", 256, 2): {
+        "sm_80": _mn(64, 32, 8, 2),
+        "sm_90": _mn(128, 32, 8, 2),
+        "sm_100": _mn(128, 32, 8, 2),
+    },
+}
+
+
+def architecture(device: torch.device) -> str:
+    """Key into the table for a device: sm_80, sm_90, sm_100 or interpreter.
+
+    Raises ValueError for a GPU that none of them stands for.
+    """
+    if interpreted():
+        return "interpreter"
+    found = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    name = {"sm_103": "sm_100"}.get(found, found)
+    if name not in ARCHITECTURES:
+        raise ValueError(
+            f"no launch configurations for {found}: the kernels know {', '.join(ARCHITECTURES)}; "
+            "use the cudnn or reference backend, or add rows to kernels/diffqkv/configs.py"
+        )
+    return name
+
+
+def launch_for(op: str, k_head_dim: int, v_head_dim: int, dtype: torch.dtype, architecture: str) -> Launch:
+    """The configuration of ``op`` for these head dims, dtype and architecture."""
+    if architecture == "interpreter":
+        return INTERPRETED[op]
+    width = next(width for width in WIDTHS if max(k_head_dim, v_head_dim) <= width)
+    return TABLE[op, width, dtype.itemsize][architecture]
