@@ -58,7 +58,9 @@ def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) ->
     constant and multiples of 16 are told to the compiler; tensors are taken to be aligned to 16 bytes.
     """
     if interpreted():
-        raise RuntimeError("Triton's interpreter is on, so kernels cannot be compiled: set TRITON_INTERPRET=0")
+        raise RuntimeError(
+            "Triton's interpreter is on, so kernels cannot be compiled: set TRITON_INTERPRET=0"
+        )
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
