@@ -54,7 +54,7 @@ class Resources:
 def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) -> Resources:
     """Compile ``kernel`` for ``architecture`` ("sm_90") as a launch with ``arguments`` would.
 
-    ``arguments``: by name, num_warps and num_stages among them. As a launch does, an int of 1 becomes a
+    ``arguments``: by name, num_warps, num_stages and maxnreg among them. As a launch does, an int of 1 becomes a
     constant and multiples of 16 are told to the compiler; tensors are taken to be aligned to 16 bytes.
     """
     if interpreted():
@@ -73,7 +73,7 @@ def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) ->
         signature[parameter.name] = _type(value)
         if aligned:
             attributes[(index,)] = [["tt.divisibility", 16]]
-    options = {name: arguments[name] for name in ("num_warps", "num_stages")}
+    options = {name: arguments[name] for name in ("num_warps", "num_stages", "maxnreg") if name in arguments}
     capability = int(architecture.removeprefix("sm_"))
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, attributes),

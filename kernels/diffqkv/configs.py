@@ -25,14 +25,17 @@ class Launch(NamedTuple):
     tiles: dict[str, int]
     num_warps: int
     num_stages: int
+    # registers a thread, where a cap lets a second block onto the multiprocessor
+    maxnreg: int | None = None
 
     def options(self) -> dict[str, int]:
         """Keyword arguments of the kernel's launch."""
-        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+        options = {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+        return options if self.maxnreg is None else {**options, "maxnreg": self.maxnreg}
 
 
-def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int) -> Launch:
-    return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages)
+def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int, maxnreg: int | None = None) -> Launch:
+    return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages, maxnreg)
 
 
 # tiles as small as tests want them
@@ -57,8 +60,38 @@ TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
     },
     ("prefill", 256, 2): {
         "sm_80": _mn(64, 32, 8, 2),
-        "sm_90": _mn(128, 32, 8, 2),
-        "sm_100": _mn(128, 32, 8, 2),
+        "sm_90": _mn(64, 64, 8, 2),
+        "sm_100": _mn(64, 64, 8, 2),
+    },
+    ("prefill_dq", 64, 2): {
+        "sm_80": _mn(64, 64, 4, 2),
+        "sm_90": _mn(128, 64, 8, 2),
+        "sm_100": _mn(128, 64, 8, 2),
+    },
+    ("prefill_dq", 128, 2): {
+        "sm_80": _mn(64, 32, 8, 2),
+        "sm_90": _mn(128, 64, 8, 2),
+        "sm_100": _mn(128, 64, 8, 2),
+    },
+    ("prefill_dq", 256, 2): {
+        "sm_80": _mn(64, 32, 8, 1),
+        "sm_90": _mn(64, 32, 8, 2),
+        "sm_100": _mn(64, 32, 8, 2),
+    },
+    ("prefill_dkdv", 64, 2): {
+        "sm_80": _mn(32, 64, 8, 2),
+        "sm_90": _mn(64, 128, 8, 2),
+        "sm_100": _mn(64, 128, 8, 2),
+    },
+    ("prefill_dkdv", 128, 2): {
+        "sm_80": _mn(32, 64, 8, 2),
+        "sm_90": _mn(32, 128, 8, 2),
+        "sm_100": _mn(32, 128, 8, 2),
+    },
+    ("prefill_dkdv", 256, 2): {
+        "sm_80": _mn(32, 32, 8, 1),
+        "sm_90": _mn(32, 64, 8, 1),
+        "sm_100": _mn(32, 64, 8, 1),
     },
 }
 

@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
-from kernels.diffqkv.shapes import Heads, by_unit, check_float, check_head_dim, check_index, count_heads
-from kernels.diffqkv.tiles import find_block, load_rows, store_rows
-
-LOG2E = 1.4426950408889634
+from kernels.diffqkv.packed import check_packed, find_block, pair_arguments
+from kernels.diffqkv.prefill_backward import prefill_backward
+from kernels.diffqkv.shapes import Heads, check_float, check_head_dim, check_index
+from kernels.diffqkv.tiles import load_rows, store_rows
 
 
 def prefill_reference(
@@ -28,7 +28,7 @@ def prefill_reference(
     softmax_scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The contract: sequence by sequence, head by head, in the dtype it is given; as ``prefill_attention``."""
-    heads = check_prefill(q_TQD, k_TKD, v_TVE)
+    heads = check_packed(q_TQD, k_TKD, v_TVE)
     scale = q_TQD.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     if k_TKD.dim() == 4:
         k_TKD = k_TKD.flatten(1, 2)
@@ -71,24 +71,10 @@ def prefill_attention(
     return _prefill(q_TQD, k_TKD, v_TVE, cu_seqlens, scale)
 
 
-def check_prefill(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Heads:
-    """The head counts of q, k and v; ValueError if shapes do not fit together."""
-    if q.dim() != 3:
-        raise ValueError(f"q must be [tokens, heads, dim], not {tuple(q.shape)}")
-    heads = Heads(q.shape[1], count_heads("k", k, 1), count_heads("v", v, 1))
-    if not q.shape[0] == k.shape[0] == v.shape[0]:
-        raise ValueError(
-            f"q, k and v must have the same tokens, not {q.shape[0]}, {k.shape[0]} and {v.shape[0]}"
-        )
-    if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"q and k must have the same head dim, not {q.shape[-1]} and {k.shape[-1]}")
-    return heads
-
-
 def _check(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, softmax_scale: float
 ) -> Heads:
-    heads = check_prefill(q, k, v)
+    heads = check_packed(q, k, v)
     check_head_dim("k_head_dim", k.shape[-1])
     check_head_dim("v_head_dim", v.shape[-1])
     check_float(q=q, k=k, v=v)
@@ -207,38 +193,6 @@ def _forward(
     tl.store(lse + q_heads.to(tl.int64) * num_tokens + tokens, natural, mask=valid)
 
 
-def pair_arguments(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, scale: float, heads: Heads
-) -> dict[str, Any]:
-    """The kernel arguments that forward and backward share."""
-    k, v = by_unit("k", k, 1, heads), by_unit("v", v, 1, heads)
-    d, e = q.shape[-1], v.shape[-1]
-    return {
-        "q": q,
-        "k": k,
-        "v": v,
-        "cu_seqlens": cu_seqlens,
-        "softmax_scale": scale,
-        "num_sequences": cu_seqlens.shape[0] - 1,
-        "num_tokens": q.shape[0],
-        "stride_qt": q.stride(0),
-        "stride_qh": q.stride(1),
-        "stride_kt": k.stride(0),
-        "stride_ku": k.stride(1),
-        # all pairs of a unit read its only head
-        "stride_kr": k.stride(2) if k.shape[2] > 1 else 0,
-        "stride_vt": v.stride(0),
-        "stride_vu": v.stride(1),
-        "stride_vr": v.stride(2) if v.shape[2] > 1 else 0,
-        "PAIRS_PER_UNIT": heads.pairs_per_unit,
-        "Q_PER_PAIR": heads.q_per_pair,
-        "D": d,
-        "E": e,
-        "BLOCK_D": triton.next_power_of_2(d),
-        "BLOCK_E": triton.next_power_of_2(e),
-    }
-
-
 def forward_launch(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -250,7 +204,7 @@ def forward_launch(
     architecture: str,
 ) -> tuple[Any, tuple[int, int], dict[str, Any]]:
     """Kernel, grid and arguments for ``architecture``."""
-    heads = check_prefill(q, k, v)
+    heads = check_packed(q, k, v)
     launch = launch_for("prefill", q.shape[-1], v.shape[-1], q.dtype, architecture)
     arguments = pair_arguments(q, k, v, cu_seqlens, scale, heads) | launch.options()
     arguments |= {"out": out, "lse": lse}
@@ -293,3 +247,15 @@ def _(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(q, k, v, cu_seqlens, softmax_scale)
     return _outputs(q, v)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    q, k, v, cu_seqlens, ctx.softmax_scale = inputs
+    ctx.save_for_backward(q, k, v, *output, cu_seqlens)
+
+
+def _backward(ctx: Any, do: torch.Tensor, dlse: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return *prefill_backward(do, dlse, *ctx.saved_tensors, ctx.softmax_scale), None, None
+
+
+_prefill.register_autograd(_backward, setup_context=_save)

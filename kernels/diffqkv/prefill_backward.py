@@ -1,0 +1,359 @@
+"""Gradients of ``prefill``: no atomics, no buffers of n_q heads for dK or dV, the same bits every time.
+
+dQ: a program owns the same tile of rows as in the forward pass, and also writes delta, the row sums of
+dO * O that both kernels need. dK and dV: a program owns a block of keys of one unit and walks its pairs;
+the head that the unit shares is summed over all of them, the others are stored one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.diffqkv.configs import architecture, launch_for
+from kernels.diffqkv.packed import check_packed, find_block, pair_arguments
+from kernels.diffqkv.shapes import by_unit
+from kernels.diffqkv.tiles import load_rows, store_rows
+
+
+@triton.jit
+def _dq_tiles(
+    dq,
+    q,
+    do,
+    k,
+    v,
+    stride_kt,
+    stride_vt,
+    lse_log2,
+    delta,
+    positions,
+    first_key,
+    last_key,
+    scale_log2,
+    length,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """dQ, not yet scaled, over the keys from ``first_key`` to before ``last_key``."""
+    offsets = tl.arange(0, BLOCK_N)
+    for key in range(first_key, last_key, BLOCK_N):
+        keys = key + offsets
+        wide = tl.cast(key, tl.int64)
+        k_tile = load_rows(k + wide * stride_kt, offsets * stride_kt, keys < length, D, BLOCK_D, MASKED)
+        v_tile = load_rows(v + wide * stride_vt, offsets * stride_vt, keys < length, E, BLOCK_E, MASKED)
+        scores = tl.dot(q, tl.trans(k_tile), input_precision="ieee")
+        p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
+        if MASKED:
+            p = tl.where(keys[None, :] <= positions[:, None], p, 0.0)
+        dp = tl.dot(do, tl.trans(v_tile), input_precision="ieee")
+        ds = p * (dp - delta[:, None])
+        dq = tl.dot(ds.to(k_tile.dtype), k_tile, dq, input_precision="ieee")
+    return dq
+
+
+@triton.jit(do_not_specialize=["num_sequences", "num_tokens"])
+def _dq(
+    q,
+    k,
+    v,
+    cu_seqlens,
+    out,
+    lse,
+    do,
+    dlse,
+    dq,
+    delta,
+    softmax_scale,
+    num_sequences,
+    num_tokens,
+    stride_qt,
+    stride_qh,
+    stride_kt,
+    stride_ku,
+    stride_kr,
+    stride_vt,
+    stride_vu,
+    stride_vr,
+    PAIRS_PER_UNIT: tl.constexpr,
+    Q_PER_PAIR: tl.constexpr,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    pair = tl.program_id(1)
+    start, length, index, owned = find_block(
+        cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M
+    )
+    if index >= owned:
+        return
+    first_row = (owned - 1 - index) * BLOCK_M
+    rows = first_row + tl.arange(0, BLOCK_M)
+    positions = rows // Q_PER_PAIR
+    q_heads = pair * Q_PER_PAIR + rows % Q_PER_PAIR
+    valid = positions < length
+    tokens = start + positions
+    # out, its gradient and dq are packed; lse, delta and the gradient of lse are [heads, tokens]
+    packed = tokens * (tl.num_programs(1) * Q_PER_PAIR) + q_heads
+    scalars = q_heads.to(tl.int64) * num_tokens + tokens
+
+    do_tile = load_rows(do, packed * E, valid, E, BLOCK_E, True)
+    out_tile = load_rows(out, packed * E, valid, E, BLOCK_E, True)
+    delta_rows = tl.sum(do_tile.to(tl.float32) * out_tile.to(tl.float32), 1)
+    delta_rows -= tl.load(dlse + scalars, mask=valid, other=0.0)
+    tl.store(delta + scalars, delta_rows, mask=valid)
+    lse_log2 = tl.load(lse + scalars, mask=valid, other=float("inf")) * 1.4426950408889634
+
+    q_tile = load_rows(q, tokens * stride_qt + q_heads * stride_qh, valid, D, BLOCK_D, True)
+    k += start * stride_kt + (pair // PAIRS_PER_UNIT) * stride_ku + (pair % PAIRS_PER_UNIT) * stride_kr
+    v += start * stride_vt + (pair // PAIRS_PER_UNIT) * stride_vu + (pair % PAIRS_PER_UNIT) * stride_vr
+    scale_log2 = softmax_scale * 1.4426950408889634
+    diagonal = first_row // Q_PER_PAIR // BLOCK_N * BLOCK_N
+    last_key = tl.minimum((first_row + BLOCK_M - 1) // Q_PER_PAIR + 1, length)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    acc = _dq_tiles(
+        acc, q_tile, do_tile, k, v, stride_kt, stride_vt, lse_log2, delta_rows, positions, 0, diagonal,
+        scale_log2, length, D, E, BLOCK_D, BLOCK_E, BLOCK_N, False,
+    )  # fmt: skip
+    acc = _dq_tiles(
+        acc, q_tile, do_tile, k, v, stride_kt, stride_vt, lse_log2, delta_rows, positions, diagonal, last_key,
+        scale_log2, length, D, E, BLOCK_D, BLOCK_E, BLOCK_N, True,
+    )  # fmt: skip
+    store_rows(dq, packed * D, valid, acc * softmax_scale, D, BLOCK_D)
+
+
+@triton.jit
+def _dkdv_tiles(
+    dk,
+    dv,
+    k_tile,
+    v_tile,
+    q,
+    do,
+    lse,
+    delta,
+    stride_qt,
+    stride_qh,
+    packed_heads,
+    num_tokens,
+    keys,
+    first_row,
+    last_row,
+    scale_log2,
+    length,
+    Q_PER_PAIR: tl.constexpr,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """dK, not yet scaled, and dV of one block of keys over the rows from ``first_row`` to ``last_row``."""
+    for row in range(first_row, last_row, BLOCK_M):
+        rows = row + tl.arange(0, BLOCK_M)
+        positions = rows // Q_PER_PAIR
+        head = rows % Q_PER_PAIR
+        valid = positions < length
+        wide = positions.to(tl.int64)
+        q_tile = load_rows(q, wide * stride_qt + head * stride_qh, valid, D, BLOCK_D, True)
+        do_tile = load_rows(do, (wide * packed_heads + head) * E, valid, E, BLOCK_E, True)
+        scalars = head.to(tl.int64) * num_tokens + positions
+        # a row that is not there has lse = inf, so p = 0
+        lse_log2 = tl.load(lse + scalars, mask=valid, other=float("inf")) * 1.4426950408889634
+        delta_rows = tl.load(delta + scalars, mask=valid, other=0.0)
+        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision="ieee")
+        p = tl.exp2(scores * scale_log2 - lse_log2[None, :])
+        if MASKED:
+            p = tl.where(keys[:, None] <= positions[None, :], p, 0.0)
+        dv = tl.dot(p.to(do_tile.dtype), do_tile, dv, input_precision="ieee")
+        dp = tl.dot(v_tile, tl.trans(do_tile), input_precision="ieee")
+        ds = p * (dp - delta_rows[None, :])
+        dk = tl.dot(ds.to(q_tile.dtype), q_tile, dk, input_precision="ieee")
+    return dk, dv
+
+
+@triton.jit(do_not_specialize=["num_sequences", "num_tokens"])
+def _dkdv(
+    q,
+    k,
+    v,
+    cu_seqlens,
+    lse,
+    do,
+    delta,
+    dk,
+    dv,
+    softmax_scale,
+    num_sequences,
+    num_tokens,
+    stride_qt,
+    stride_qh,
+    stride_kt,
+    stride_ku,
+    stride_kr,
+    stride_vt,
+    stride_vu,
+    stride_vr,
+    PAIRS_PER_UNIT: tl.constexpr,
+    K_PER_UNIT: tl.constexpr,
+    V_PER_UNIT: tl.constexpr,
+    Q_PER_PAIR: tl.constexpr,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    unit = tl.program_id(1)
+    num_units = tl.num_programs(1)
+    start, length, index, owned = find_block(cu_seqlens, num_sequences, tl.program_id(0), 1, BLOCK_N)
+    if index >= owned:
+        return
+    # the first keys are read by most queries: they come first as they are
+    first_key = index * BLOCK_N
+    keys = first_key + tl.arange(0, BLOCK_N)
+    valid = keys < length
+    tokens = start + keys
+    packed_heads = num_units * PAIRS_PER_UNIT * Q_PER_PAIR
+    scale_log2 = softmax_scale * 1.4426950408889634
+    first_row = first_key * Q_PER_PAIR
+    last_row = length * Q_PER_PAIR
+    # from this row on, in whole tiles, every row sees all keys of the block
+    full_row = first_row + (BLOCK_N * Q_PER_PAIR + BLOCK_M - 1) // BLOCK_M * BLOCK_M
+    diagonal_row = tl.minimum(full_row, last_row)
+
+    acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
+    for pair in range(PAIRS_PER_UNIT):
+        k_tile = load_rows(
+            k + unit * stride_ku + pair * stride_kr, tokens * stride_kt, valid, D, BLOCK_D, True
+        )
+        v_tile = load_rows(
+            v + unit * stride_vu + pair * stride_vr, tokens * stride_vt, valid, E, BLOCK_E, True
+        )
+        q_head = (unit * PAIRS_PER_UNIT + pair) * Q_PER_PAIR
+        q_pair = q + start * stride_qt + q_head * stride_qh
+        do_pair = do + (start * packed_heads + q_head) * E
+        lse_pair = lse + tl.cast(q_head, tl.int64) * num_tokens + start
+        delta_pair = delta + tl.cast(q_head, tl.int64) * num_tokens + start
+        acc_dk, acc_dv = _dkdv_tiles(
+            acc_dk, acc_dv, k_tile, v_tile, q_pair, do_pair, lse_pair, delta_pair, stride_qt, stride_qh,
+            packed_heads, num_tokens, keys, first_row, diagonal_row, scale_log2, length,
+            Q_PER_PAIR, D, E, BLOCK_D, BLOCK_E, BLOCK_M, True,
+        )  # fmt: skip
+        acc_dk, acc_dv = _dkdv_tiles(
+            acc_dk, acc_dv, k_tile, v_tile, q_pair, do_pair, lse_pair, delta_pair, stride_qt, stride_qh,
+            packed_heads, num_tokens, keys, full_row, last_row, scale_log2, length,
+            Q_PER_PAIR, D, E, BLOCK_D, BLOCK_E, BLOCK_M, False,
+        )  # fmt: skip
+        if V_PER_UNIT > 1:
+            v_head = unit * V_PER_UNIT + pair
+            store_rows(dv, (tokens * (num_units * V_PER_UNIT) + v_head) * E, valid, acc_dv, E, BLOCK_E)
+            acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
+        if K_PER_UNIT > 1:
+            k_head = unit * K_PER_UNIT + pair
+            dk_rows = (tokens * (num_units * K_PER_UNIT) + k_head) * D
+            store_rows(dk, dk_rows, valid, acc_dk * softmax_scale, D, BLOCK_D)
+            acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    if V_PER_UNIT == 1:
+        store_rows(dv, (tokens * num_units + unit) * E, valid, acc_dv, E, BLOCK_E)
+    if K_PER_UNIT == 1:
+        store_rows(dk, (tokens * num_units + unit) * D, valid, acc_dk * softmax_scale, D, BLOCK_D)
+
+
+def dq_launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    scale: float,
+    architecture: str,
+    **tensors: torch.Tensor,
+) -> tuple[Any, tuple[int, int], dict[str, Any]]:
+    """Kernel, grid and arguments; ``tensors``: out, lse, do, dlse, dq, delta."""
+    heads = check_packed(q, k, v)
+    launch = launch_for("prefill_dq", q.shape[-1], v.shape[-1], q.dtype, architecture)
+    arguments = pair_arguments(q, k, v, cu_seqlens, scale, heads) | launch.options() | tensors
+    blocks = q.shape[0] * heads.q_per_pair // launch.tiles["BLOCK_M"] + arguments["num_sequences"]
+    return _dq, (blocks, heads.num_pairs), arguments
+
+
+def dkdv_launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    scale: float,
+    architecture: str,
+    **tensors: torch.Tensor,
+) -> tuple[Any, tuple[int, int], dict[str, Any]]:
+    """Kernel, grid and arguments; ``tensors``: lse, do, delta, dk, dv."""
+    heads = check_packed(q, k, v)
+    launch = launch_for("prefill_dkdv", q.shape[-1], v.shape[-1], q.dtype, architecture)
+    arguments = pair_arguments(q, k, v, cu_seqlens, scale, heads) | launch.options() | tensors
+    arguments["K_PER_UNIT"] = by_unit("k", k, 1, heads).shape[2]
+    arguments["V_PER_UNIT"] = by_unit("v", v, 1, heads).shape[2]
+    blocks = q.shape[0] // launch.tiles["BLOCK_N"] + arguments["num_sequences"]
+    return _dkdv, (blocks, heads.num_units), arguments
+
+
+def _gradients(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # packed, whatever the strides of q, k and v are
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+@torch.library.custom_op("diffqkv::prefill_backward", mutates_args=())
+def prefill_backward(
+    do: torch.Tensor,
+    dlse: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    softmax_scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dq, dk, dv of the shapes of q, k, v, from the gradients of ``prefill``'s two results."""
+    do, dlse = do.contiguous(), dlse.contiguous()
+    dq, dk, dv = _gradients(q, k, v)
+    delta = torch.empty_like(lse)
+    where = architecture(q.device)
+    kernel, grid, arguments = dq_launch(
+        q, k, v, cu_seqlens, softmax_scale, where, out=out, lse=lse, do=do, dlse=dlse, dq=dq, delta=delta
+    )
+    kernel[grid](**arguments)
+    kernel, grid, arguments = dkdv_launch(
+        q, k, v, cu_seqlens, softmax_scale, where, lse=lse, do=do, delta=delta, dk=dk, dv=dv
+    )
+    kernel[grid](**arguments)
+    return dq, dk, dv
+
+
+@prefill_backward.register_fake
+def _(
+    do: torch.Tensor,
+    dlse: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    softmax_scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _gradients(q, k, v)
