@@ -48,7 +48,8 @@ class Resources:
     registers: int
     spills: int
     shared: int
-    instructions: frozenset[str]
+    # how often each of INSTRUCTIONS stands in the PTX; absent ones are left out
+    instructions: dict[str, int]
 
 
 def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) -> Resources:
@@ -58,9 +59,7 @@ def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) ->
     constant and multiples of 16 are told to the compiler; tensors are taken to be aligned to 16 bytes.
     """
     if interpreted():
-        raise RuntimeError(
-            "Triton's interpreter is on, so kernels cannot be compiled: set TRITON_INTERPRET=0"
-        )
+        raise RuntimeError("Triton's interpreter is on, so kernels cannot be compiled: set TRITON_INTERPRET=0")
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
@@ -88,7 +87,7 @@ def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) ->
         registers=usage["REG"],
         spills=usage["STACK"] + usage["LOCAL"],
         shared=compiled.metadata.shared,
-        instructions=frozenset(name for name, text in INSTRUCTIONS.items() if text in ptx),
+        instructions={name: ptx.count(text) for name, text in INSTRUCTIONS.items() if text in ptx},
     )
 
 

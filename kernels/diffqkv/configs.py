@@ -34,6 +34,11 @@ class Launch(NamedTuple):
         return options if self.maxnreg is None else {**options, "maxnreg": self.maxnreg}
 
 
+def _split(block_n: int, chunk: int, num_warps: int, num_stages: int) -> Launch:
+    """CHUNK: keys of a split, of which a program walks all."""
+    return Launch({"BLOCK_N": block_n, "CHUNK": chunk}, num_warps, num_stages)
+
+
 def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int, maxnreg: int | None = None) -> Launch:
     return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages, maxnreg)
 
@@ -43,6 +48,12 @@ INTERPRETED = {
     "prefill": _mn(16, 16, 4, 1),
     "prefill_dq": _mn(16, 16, 4, 1),
     "prefill_dkdv": _mn(16, 16, 4, 1),
+    "decode": _split(16, 32, 4, 1),
+    "extend": _mn(16, 16, 4, 1),
+    "score": _split(16, 32, 4, 1),
+    "bounded": Launch({"CHUNK": 48}, 4, 1),
+    "select": Launch({"BLOCK_L": 32}, 4, 1),
+    "gather": Launch({}, 4, 1),
 }
 
 # (op, width, bytes per element) -> architecture -> Launch. Width: the larger head dim, up to 64, 128 or 256.
@@ -93,6 +104,12 @@ TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
         "sm_90": _mn(32, 64, 8, 1),
         "sm_100": _mn(32, 64, 8, 1),
     },
+    ("decode", 64, 2): dict.fromkeys(ARCHITECTURES, _split(32, 512, 4, 4)),
+    ("decode", 128, 2): dict.fromkeys(ARCHITECTURES, _split(32, 512, 4, 3)),
+    ("decode", 256, 2): dict.fromkeys(ARCHITECTURES, _split(32, 512, 4, 2)),
+    ("extend", 64, 2): dict.fromkeys(ARCHITECTURES, _mn(128, 64, 8, 3)),
+    ("extend", 128, 2): dict.fromkeys(ARCHITECTURES, _mn(128, 64, 8, 2)),
+    ("extend", 256, 2): dict.fromkeys(ARCHITECTURES, _mn(64, 32, 8, 2)),
 }
 
 

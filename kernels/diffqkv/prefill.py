@@ -157,7 +157,9 @@ def _forward(
     BLOCK_N: tl.constexpr,
 ):
     pair = tl.program_id(1)
-    start, length, index, owned = find_block(cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M)
+    start, length, index, owned = find_block(
+        cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M
+    )
     if index >= owned:
         return
     # the longest rows first: the short ones fill the end of the launch

@@ -33,9 +33,7 @@ class Heads:
             raise ValueError(f"head counts must be at least 1, not {n_q} query, {n_k} K, {n_v} V heads")
         for name, count in (("num_k_heads", n_k), ("num_v_heads", n_v)):
             if n_q % count:
-                raise ValueError(
-                    f"num_q_heads must be divisible by {name}: {n_q} is not a multiple of {count}"
-                )
+                raise ValueError(f"num_q_heads must be divisible by {name}: {n_q} is not a multiple of {count}")
         if n_v % n_k and n_k % n_v:
             raise ValueError(
                 "num_k_heads must divide num_v_heads or num_v_heads divide num_k_heads, "
