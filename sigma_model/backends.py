@@ -201,12 +201,13 @@ class SigmaBackend:
         layer_idx: int,
     ) -> Tensor:
         """Outputs [B, S, Q, E]; the new tokens' K and V are in the cache already."""
+        assert plan.cu_seqlens is not None
         q_NQD = q_BSQD.flatten(0, 1)
         if plan.over_cache:
-            from kernels.diffqkv.decode import decode
+            from kernels.diffqkv.decode import decode_attention
 
             assert cache is not None
-            out_NQE, _ = decode(
+            out_NQE, _ = decode_attention(
                 q_NQD,
                 cache.k_pages[layer_idx].transpose(1, 2),
                 cache.v_pages[layer_idx].transpose(1, 2),
@@ -249,7 +250,7 @@ def choose_backend(name: str, k_head_dim: int, v_head_dim: int, device: str, dty
 
     Raises ValueError where the backend asked for by name cannot run.
     """
-    refusals = []
+    refusals: list[str] = []
     for candidate in AUTO if name == "auto" else (name,):
         refusal = BACKENDS[candidate].refusal(k_head_dim, v_head_dim, device, dtype)
         if refusal is None:

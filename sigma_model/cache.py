@@ -121,18 +121,25 @@ class PagedCache(Cache):
             places_BS = before_B[:, None] + torch.arange(length, device=device)
         else:
             assert mask_BS is not None
+            # padding before the first token has no place; it gets no slot below
             places_BS = (before_B[:, None] + mask_BS.cumsum(-1) - 1).clamp(min=0)
         if self.block_table.shape[1]:
             page_BS = self.block_table.long().gather(1, places_BS // self.page_size)
             slots = page_BS * self.page_size + places_BS % self.page_size
         else:
             slots = torch.full_like(places_BS, -1)
-        self.slots = slots if not self._padded else slots.masked_fill(mask_BS == 0, -1)
+        if self._padded:
+            assert mask_BS is not None
+            slots = slots.masked_fill(mask_BS.eq(0), -1)
+        self.slots = slots
 
     def append(self, layer_idx: int, k_BSKD: Tensor, v_BSVE: Tensor) -> None:
-        """Write the new tokens' keys and values of one layer into the slots that ``begin`` took."""
+        """Write the new tokens' keys and values of one layer into the slots that ``begin`` took.
+
+        Gradients stop here: a cache is for generating.
+        """
         slots = self.slots.flatten()
-        k_NKD, v_NVE = k_BSKD.flatten(0, 1), v_BSVE.flatten(0, 1)
+        k_NKD, v_NVE = k_BSKD.detach().flatten(0, 1), v_BSVE.detach().flatten(0, 1)
         if self._padded:
             tokens = slots >= 0
             slots, k_NKD, v_NVE = slots[tokens], k_NKD[tokens], v_NVE[tokens]

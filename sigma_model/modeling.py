@@ -139,6 +139,7 @@ class SigmaDecoderLayer(nn.Module):
 class SigmaPreTrainedModel(PreTrainedModel):
     """What Hugging Face needs to know about every Sigma."""
 
+    config: SigmaConfig
     config_class = SigmaConfig
     base_model_prefix = "model"
     _no_split_modules = ["SigmaDecoderLayer"]
