@@ -264,8 +264,9 @@ def params(
 
         corpusmill params configs/model/ablations.yaml:gqa16_nk4
     """
-    from sigma_model.config import model_rows, read_model_config
+    from sigma_model.config import read_model_config
     from sigma_model.counts import count_parameters, kv_cache_bytes_per_token
+    from sigma_model.shapes import model_rows
 
     try:
         rows = model_rows(config) if Path(config).is_file() else []

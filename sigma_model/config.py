@@ -7,8 +7,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedConfig
+
+from sigma_model.shapes import read_shape
 
 VOCAB_MULTIPLE = 64
 
@@ -133,7 +134,7 @@ def read_model_config(
     an unknown key, and for a file of rows without a row.
     """
     where = "the inline model" if isinstance(source, dict) else f"model file {source}"
-    values = source if isinstance(source, dict) else _read_row(str(source))
+    values = source if isinstance(source, dict) else read_shape(source)
     values = {**values, **overrides}
     known = [name for name in inspect.signature(SigmaConfig).parameters if name != "kwargs"]
     for key in values:
@@ -151,37 +152,6 @@ def read_model_config(
             )
         values["vocab_size"] = -(-tokenizer_vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     return SigmaConfig(**values)
-
-
-def model_rows(path: str | Path) -> list[str]:
-    """Names of the rows of a YAML file of rows; empty where the file is one model."""
-    return list(_read_yaml(Path(path)).get("rows", ()))
-
-
-def _read_row(source: str) -> dict[str, Any]:
-    path, colon, row = source.rpartition(":")
-    if not colon or Path(source).is_file():
-        path, row = source, ""
-    values = _read_yaml(Path(path))
-    if "rows" not in values:
-        if row:
-            raise ValueError(f"model file {path} is one model, it has no row {row!r}; write {path}")
-        return values
-    rows = values["rows"]
-    if row not in rows:
-        nearest = difflib.get_close_matches(row, rows, n=1) or list(rows)
-        raise ValueError(f"model file {path} has no row {row!r}; give a row, as {path}:{nearest[0]}")
-    return {**values["common"], **rows[row]}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"model file {path} does not exist; give a path such as "
-                         "configs/model/sigma_tiny.yaml")  # fmt: skip
-    values = yaml.safe_load(path.read_text())
-    if not isinstance(values, dict):
-        raise ValueError(f"model file {path} must hold a mapping of config keys")
-    return values
 
 
 def _default_head_dim(hidden_size: int, num_q_heads: int, head_dim: int | None) -> int:

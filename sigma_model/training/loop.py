@@ -21,6 +21,7 @@ import torch
 from transformers import GenerationConfig
 
 from kernels.diffqkv.cross_entropy import linear_cross_entropy
+from sigma_model.backends import choose_backend
 from sigma_model.config import SigmaConfig, read_model_config
 from sigma_model.modeling import SigmaForCausalLM
 from sigma_model.training.checkpoint import load_checkpoint, save_checkpoint
@@ -83,6 +84,7 @@ class _Run:
             )
         torch.manual_seed(config.seed)
         self.model = SigmaForCausalLM(self.model_config)
+        self.model.set_attn_implementation(config.attention)
         self.model.to(self.device)  # type: ignore[arg-type]
         self.optimizer = _make_optimizer(self.model, config.optimizer)
         self.sequences = self._pack(self.train_set, config.seed)
@@ -266,8 +268,9 @@ class _Run:
         save_checkpoint(folder, self.step, state, self._checked_config(), keep)
 
     def _report(self, heldout: float | None) -> dict[str, Any]:
+        config, model, dtype = self.config, self.model_config, getattr(torch, self.config.dtype)
         parameters = sum(p.numel() for p in self.model.parameters())
-        embedding = self.model_config.vocab_size * self.model_config.hidden_size
+        embedding = model.vocab_size * model.hidden_size
         initial = self.initial_heldout
         drop = 1 - heldout / initial if heldout is not None and initial else None
         return {
@@ -286,6 +289,9 @@ class _Run:
             "mfu": None,
             "train_fingerprint": self.train_set.fingerprint,
             "device": self.device.type,
+            "attention": choose_backend(
+                config.attention, model.k_head_dim, model.v_head_dim, self.device.type, dtype
+            ).name,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "torch": torch.__version__,

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sigma_model import SigmaConfig, SigmaForCausalLM
-from sigma_model.config import model_rows, read_model_config
+from sigma_model.config import read_model_config
 from sigma_model.counts import count_parameters, kv_cache_bytes_per_token
+from sigma_model.shapes import model_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 
