@@ -13,6 +13,8 @@ TOYS = str(Path(__file__).parent / "toy_package")
 # here for this process, in the environment for Ray's workers and for drivers of their own
 sys.path.insert(0, TOYS)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TOYS, os.environ.get("PYTHONPATH")]))
+# without a GPU the Triton kernels run in its interpreter, which is chosen when they are first imported
+os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:

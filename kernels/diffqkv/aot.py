@@ -28,6 +28,7 @@ INSTRUCTIONS = {
     "tcgen05": "tcgen05.mma",
     "cp.async": "cp.async.c",
     "tma": "cp.async.bulk.tensor",
+    "atomic": "atom.global",
 }
 _POINTERS = {
     torch.float16: "*fp16",
@@ -41,7 +42,7 @@ _POINTERS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one compiled kernel: registers a thread, bytes a thread of spills, bytes a block of shared memory."""
+    """Of a compiled kernel: registers and bytes of spills a thread, bytes of shared memory a block."""
 
     kernel: str
     architecture: str
@@ -55,11 +56,13 @@ class Resources:
 def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) -> Resources:
     """Compile ``kernel`` for ``architecture`` ("sm_90") as a launch with ``arguments`` would.
 
-    ``arguments``: by name, num_warps, num_stages and maxnreg among them. As a launch does, an int of 1 becomes a
+    ``arguments``: by name, num_warps and num_stages among them. As a launch does, an int of 1 becomes a
     constant and multiples of 16 are told to the compiler; tensors are taken to be aligned to 16 bytes.
     """
     if interpreted():
-        raise RuntimeError("Triton's interpreter is on, so kernels cannot be compiled: set TRITON_INTERPRET=0")
+        raise RuntimeError(
+            "Triton's interpreter is on, so kernels cannot be compiled: set TRITON_INTERPRET=0"
+        )
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
@@ -72,7 +75,7 @@ def compile_for(architecture: str, kernel: Any, arguments: Mapping[str, Any]) ->
         signature[parameter.name] = _type(value)
         if aligned:
             attributes[(index,)] = [["tt.divisibility", 16]]
-    options = {name: arguments[name] for name in ("num_warps", "num_stages", "maxnreg") if name in arguments}
+    options = {name: arguments[name] for name in ("num_warps", "num_stages")}
     capability = int(architecture.removeprefix("sm_"))
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, attributes),

@@ -25,22 +25,23 @@ class Launch(NamedTuple):
     tiles: dict[str, int]
     num_warps: int
     num_stages: int
-    # registers a thread, where a cap lets a second block onto the multiprocessor
-    maxnreg: int | None = None
 
     def options(self) -> dict[str, int]:
         """Keyword arguments of the kernel's launch."""
-        options = {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
-        return options if self.maxnreg is None else {**options, "maxnreg": self.maxnreg}
+        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int) -> Launch:
+    return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages)
 
 
 def _split(block_n: int, chunk: int, num_warps: int, num_stages: int) -> Launch:
-    """CHUNK: keys of a split, of which a program walks all."""
+    """CHUNK: keys of a split, all of which a program walks."""
     return Launch({"BLOCK_N": block_n, "CHUNK": chunk}, num_warps, num_stages)
 
 
-def _mn(block_m: int, block_n: int, num_warps: int, num_stages: int, maxnreg: int | None = None) -> Launch:
-    return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, num_warps, num_stages, maxnreg)
+def _everywhere(launch: Launch) -> dict[str, Launch]:
+    return dict.fromkeys(ARCHITECTURES, launch)
 
 
 # tiles as small as tests want them
@@ -57,10 +58,10 @@ INTERPRETED = {
 }
 
 # (op, width, bytes per element) -> architecture -> Launch. Width: the larger head dim, up to 64, 128 or 256.
-# 4 bytes (float32, full precision, no tensor cores) is there to be checked, not to be fast.
+# 4 bytes (float32, full precision, no tensor cores) is there to be checked, not to be fast; dims to 128.
 TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
     ("prefill", 64, 2): {
-        "sm_80": _mn(128, 64, 4, 2),
+        "sm_80": _mn(128, 64, 8, 2),
         "sm_90": _mn(128, 64, 8, 3),
         "sm_100": _mn(128, 64, 8, 3),
     },
@@ -71,45 +72,74 @@ TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
     },
     ("prefill", 256, 2): {
         "sm_80": _mn(64, 32, 8, 2),
-        "sm_90": _mn(64, 64, 8, 2),
-        "sm_100": _mn(64, 64, 8, 2),
+        "sm_90": _mn(128, 32, 8, 2),
+        "sm_100": _mn(128, 32, 8, 2),
     },
     ("prefill_dq", 64, 2): {
-        "sm_80": _mn(64, 64, 4, 2),
+        "sm_80": _mn(128, 64, 8, 2),
         "sm_90": _mn(128, 64, 8, 2),
         "sm_100": _mn(128, 64, 8, 2),
     },
     ("prefill_dq", 128, 2): {
-        "sm_80": _mn(64, 32, 8, 2),
+        "sm_80": _mn(64, 64, 8, 2),
         "sm_90": _mn(128, 64, 8, 2),
         "sm_100": _mn(128, 64, 8, 2),
     },
     ("prefill_dq", 256, 2): {
-        "sm_80": _mn(64, 32, 8, 1),
+        "sm_80": _mn(32, 32, 8, 2),
         "sm_90": _mn(64, 32, 8, 2),
         "sm_100": _mn(64, 32, 8, 2),
     },
     ("prefill_dkdv", 64, 2): {
-        "sm_80": _mn(32, 64, 8, 2),
+        "sm_80": _mn(32, 128, 8, 2),
         "sm_90": _mn(64, 128, 8, 2),
         "sm_100": _mn(64, 128, 8, 2),
     },
     ("prefill_dkdv", 128, 2): {
         "sm_80": _mn(32, 64, 8, 2),
-        "sm_90": _mn(32, 128, 8, 2),
-        "sm_100": _mn(32, 128, 8, 2),
+        "sm_90": _mn(32, 64, 8, 2),
+        "sm_100": _mn(32, 64, 8, 2),
     },
     ("prefill_dkdv", 256, 2): {
         "sm_80": _mn(32, 32, 8, 1),
-        "sm_90": _mn(32, 64, 8, 1),
-        "sm_100": _mn(32, 64, 8, 1),
+        "sm_90": _mn(32, 32, 8, 2),
+        "sm_100": _mn(32, 32, 8, 2),
     },
-    ("decode", 64, 2): dict.fromkeys(ARCHITECTURES, _split(32, 512, 4, 4)),
-    ("decode", 128, 2): dict.fromkeys(ARCHITECTURES, _split(32, 512, 4, 3)),
-    ("decode", 256, 2): dict.fromkeys(ARCHITECTURES, _split(32, 512, 4, 2)),
-    ("extend", 64, 2): dict.fromkeys(ARCHITECTURES, _mn(128, 64, 8, 3)),
-    ("extend", 128, 2): dict.fromkeys(ARCHITECTURES, _mn(128, 64, 8, 2)),
-    ("extend", 256, 2): dict.fromkeys(ARCHITECTURES, _mn(64, 32, 8, 2)),
+    ("prefill", 64, 4): _everywhere(_mn(32, 32, 8, 1)),
+    ("prefill", 128, 4): _everywhere(_mn(16, 16, 4, 1)),
+    ("prefill_dq", 64, 4): _everywhere(_mn(16, 16, 4, 1)),
+    ("prefill_dq", 128, 4): _everywhere(_mn(16, 16, 8, 1)),
+    ("prefill_dkdv", 64, 4): _everywhere(_mn(32, 32, 4, 1)),
+    ("prefill_dkdv", 128, 4): _everywhere(_mn(16, 16, 4, 1)),
+    ("decode", 64, 2): _everywhere(_split(32, 512, 4, 4)),
+    ("decode", 128, 2): _everywhere(_split(32, 512, 4, 3)),
+    ("decode", 256, 2): _everywhere(_split(32, 512, 4, 2)),
+    ("decode", 64, 4): _everywhere(_split(32, 512, 4, 2)),
+    ("decode", 128, 4): _everywhere(_split(16, 512, 4, 2)),
+    ("extend", 64, 2): _everywhere(_mn(128, 64, 8, 3)),
+    ("extend", 128, 2): {
+        "sm_80": _mn(64, 64, 8, 2),
+        "sm_90": _mn(128, 64, 8, 2),
+        "sm_100": _mn(128, 64, 8, 2),
+    },
+    ("extend", 256, 2): _everywhere(_mn(64, 32, 8, 2)),
+    ("extend", 64, 4): _everywhere(_mn(32, 32, 8, 1)),
+    ("extend", 128, 4): _everywhere(_mn(16, 16, 4, 1)),
+    ("score", 64, 2): _everywhere(_split(64, 1024, 4, 4)),
+    ("score", 128, 2): _everywhere(_split(64, 1024, 4, 4)),
+    ("score", 256, 2): _everywhere(_split(64, 1024, 4, 3)),
+    ("score", 64, 4): _everywhere(_split(32, 1024, 4, 2)),
+    ("score", 128, 4): _everywhere(_split(32, 1024, 4, 2)),
+    # passes of selective V that see scores or single rows, whatever the head dims and dtype
+    **{
+        (op, width, size): _everywhere(launch)
+        for op, launch in {
+            "bounded": Launch({"CHUNK": 2048}, 4, 2),
+            "select": Launch({"BLOCK_L": 1024}, 4, 1),
+            "gather": Launch({}, 8, 1),
+        }.items()
+        for width, size in ((64, 2), (128, 2), (256, 2), (64, 4), (128, 4))
+    },
 }
 
 
@@ -131,8 +161,13 @@ def architecture(device: torch.device) -> str:
 
 
 def launch_for(op: str, k_head_dim: int, v_head_dim: int, dtype: torch.dtype, architecture: str) -> Launch:
-    """The configuration of ``op`` for these head dims, dtype and architecture."""
+    """The configuration of ``op`` for these head dims, dtype and architecture; ValueError where none is."""
     if architecture == "interpreter":
         return INTERPRETED[op]
     width = next(width for width in WIDTHS if max(k_head_dim, v_head_dim) <= width)
+    if (op, width, dtype.itemsize) not in TABLE:
+        raise ValueError(
+            f"{op} has no launch configuration for head dims up to {width} in {dtype}: float32 is taken "
+            "up to 128; use bfloat16 or float16, or the cudnn or reference backend"
+        )
     return TABLE[op, width, dtype.itemsize][architecture]

@@ -11,19 +11,29 @@ Shape letters as in pages.py; C splits. Sources: arXiv 2501.13629, Eq. 3 (head m
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
-from kernels.diffqkv.pages import PagedCall, check_paged_call, gather_pages, page_of, query_rows, strides
+from kernels.diffqkv.pages import (
+    KernelCall,
+    PagedCall,
+    check_paged_call,
+    gather_pages,
+    page_of,
+    query_rows,
+    rows_of_page,
+    strides,
+)
 from kernels.diffqkv.tiles import load_rows, store_rows
 
 LN_2 = tl.constexpr(0.6931471805599453)
 # with more query tokens than this, tensor cores decide, not bytes: then a program takes one V head
 MAX_DECODE_TOKENS = 8
+# pairs of a K and a V head whose tiles a program holds at once; a unit with more is cut, and reads its
+# shared head once for each part
+MAX_PAIRS = 4
 # splits that the combination adds at a time
 BLOCK_C = 16
 
@@ -134,7 +144,7 @@ def _attend_split(
 ):
     """One (part of a unit, split of a row block, sequence); grid (U * PARTS, C * row blocks, B).
 
-    PARTS is 1, or the unit's pairs of a K and a V head. LAST: the only split, its output is the result.
+    A part is some of the unit's pairs of a K and a V head. LAST: there is one split, so out is final.
     """
     GROUP: tl.constexpr = Q_PER_UNIT // PARTS
     K_HEADS: tl.constexpr = (K_PER_UNIT + PARTS - 1) // PARTS
@@ -170,11 +180,11 @@ def _attend_split(
         in_split = key < last_key
         token_of_page = key % PAGE_SIZE
         next_page = page_of(block_table, start + BLOCK_N, last_key, PAGE_SIZE, BLOCK_N)
-        k_rows = page * stride_kp + token_of_page * stride_kt
-        v_rows = page * stride_vp + token_of_page * stride_vt
+        k_page, k_rows = rows_of_page(page, token_of_page, stride_kp, stride_kt, PAGE_SIZE, BLOCK_N)
+        v_page, v_rows = rows_of_page(page, token_of_page, stride_vp, stride_vt, PAGE_SIZE, BLOCK_N)
         scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for j in tl.static_range(K_HEADS):
-            k_tile = load_rows(k + j * stride_kj, k_rows, in_split, D, BLOCK_D, True)
+            k_tile = load_rows(k + k_page + j * stride_kj, k_rows, in_split, D, BLOCK_D, True)
             q_of_j = q_tile
             if K_HEADS > 1:
                 q_of_j = tl.where((k_of_row == j)[:, None], q_tile, 0.0).to(q_tile.dtype)
@@ -188,7 +198,7 @@ def _attend_split(
         row_sum = row_sum * shrink + tl.sum(weights, 1)
         acc = acc * shrink[:, None]
         for r in tl.static_range(V_HEADS):
-            v_tile = load_rows(v + r * stride_vr, v_rows, in_split, E, BLOCK_E, True)
+            v_tile = load_rows(v + v_page + r * stride_vr, v_rows, in_split, E, BLOCK_E, True)
             of_r = weights
             if V_HEADS > 1:
                 of_r = tl.where((v_of_row == r)[:, None], weights, 0.0)
@@ -274,16 +284,16 @@ def _combine(
 
 def decode_launches(
     call: PagedCall, out_NQE: torch.Tensor, lse_QN: torch.Tensor, architecture: str
-) -> list[tuple[Any, tuple[int, ...], dict[str, Any]]]:
+) -> list[KernelCall]:
     """Kernels, grids and arguments for ``architecture``; grids depend on shapes and bounds, not on data."""
-    heads, num_q_heads = call.heads, call.heads.num_q_heads
+    heads = call.heads
     few = call.max_seqlen_q <= MAX_DECODE_TOKENS
     q = call.q_NQD
     launch = launch_for("decode" if few else "extend", q.shape[-1], call.v_head_dim, q.dtype, architecture)
     options = launch.options()
     if few:
-        parts, chunk = 1, options.pop("CHUNK")
-        options["BLOCK_M"] = max(16, triton.next_power_of_2(heads.q_per_unit))
+        parts, chunk = _parts(heads.pairs_per_unit), options.pop("CHUNK")
+        options["BLOCK_M"] = max(16, triton.next_power_of_2(heads.q_per_unit // parts))
     else:
         parts = heads.pairs_per_unit
         chunk = triton.cdiv(call.max_seqlen_k, options["BLOCK_N"]) * options["BLOCK_N"]
@@ -312,10 +322,19 @@ def decode_launches(
         "LAST": num_splits == 1,
         **options,
     }
-    launches = [(_attend_split, grid, arguments)]
+    launches: list[KernelCall] = [(_attend_split, grid, arguments)]
     if num_splits > 1:
         launches.append(combine_launch(call, part_NQCE, part_lse_NQC, out_NQE, lse_QN, chunk))
     return launches
+
+
+def _parts(pairs_per_unit: int) -> int:
+    """Into how many programs a unit falls: as few as leave no more than MAX_PAIRS to each."""
+    return next(
+        n
+        for n in range(1, pairs_per_unit + 1)
+        if pairs_per_unit % n == 0 and pairs_per_unit // n <= MAX_PAIRS
+    )
 
 
 def empty_splits(call: PagedCall, num_splits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -333,7 +352,7 @@ def combine_launch(
     out_NQE: torch.Tensor,
     lse_QN: torch.Tensor,
     chunk: int,
-) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
+) -> KernelCall:
     """Kernel, grid and arguments that write out and lse from the splits of ``chunk`` keys."""
     arguments = {
         **call.lengths(),

@@ -77,3 +77,12 @@ def find_block(cu_seqlens, num_sequences, block, ROWS: tl.constexpr, BLOCK: tl.c
     index = (block - (start * ROWS // BLOCK + low)).to(tl.int32)
     owned = (length * ROWS + BLOCK - 1) // BLOCK
     return start, length, index, owned
+
+
+@triton.jit
+def split_rows(first_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """BLOCK packed rows from ``first_row`` on, ROWS a token: first position, positions after it, heads."""
+    offsets = tl.arange(0, BLOCK)
+    if BLOCK % ROWS != 0:
+        offsets += first_row % ROWS
+    return first_row // ROWS, offsets // ROWS, offsets % ROWS

@@ -20,6 +20,9 @@ import triton.language as tl
 
 from kernels.diffqkv.shapes import Heads, by_unit, check_float, check_head_dim, check_index, count_heads
 
+# kernel, grid, arguments by name
+KernelCall = tuple[Any, tuple[int, ...], dict[str, Any]]
+
 
 def fused_page_views(
     kv_PUTC: torch.Tensor, k_head_dim: int, v_head_dim: int
@@ -55,7 +58,7 @@ def pages_by_unit(
         )
     check_head_dim("k_head_dim", k_pages.shape[-1])
     check_head_dim("v_head_dim", v_pages.shape[-1])
-    heads = Heads(max(n_k, n_v) if num_q_heads is None else num_q_heads, n_k, n_v)
+    heads = Heads(n_k * n_v if num_q_heads is None else num_q_heads, n_k, n_v)
     return heads, by_unit("k_pages", k_pages, 2, heads), by_unit("v_pages", v_pages, 2, heads)
 
 
@@ -207,3 +210,12 @@ def page_of(block_table, start, end, PAGE_SIZE: tl.constexpr, BLOCK_N: tl.conste
     else:
         key = start + tl.arange(0, BLOCK_N)
         return tl.load(block_table + key // PAGE_SIZE, mask=key < end, other=0).to(tl.int64)
+
+
+@triton.jit
+def rows_of_page(page, token_of_page, stride_p, stride_t, PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where rows lie, as an offset that they share and one of each row: in 32 bits if one page has all."""
+    if PAGE_SIZE % BLOCK_N == 0:
+        return page * stride_p, token_of_page * stride_t
+    else:
+        return tl.cast(0, tl.int64), page * stride_p + token_of_page * stride_t

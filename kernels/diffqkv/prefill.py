@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
-from kernels.diffqkv.packed import check_packed, find_block, pair_arguments
+from kernels.diffqkv.packed import check_packed, find_block, pair_arguments, split_rows
 from kernels.diffqkv.prefill_backward import prefill_backward
 from kernels.diffqkv.shapes import Heads, check_float, check_head_dim, check_index
 from kernels.diffqkv.tiles import load_rows, store_rows
@@ -27,7 +27,7 @@ def prefill_reference(
     cu_seqlens: torch.Tensor,
     softmax_scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The contract: sequence by sequence, head by head, in the dtype it is given; as ``prefill_attention``."""
+    """The contract of ``prefill_attention``: sequence by sequence, head by head, in the dtype it is given."""
     heads = check_packed(q_TQD, k_TKD, v_TVE)
     scale = q_TQD.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     if k_TKD.dim() == 4:
@@ -157,19 +157,17 @@ def _forward(
     BLOCK_N: tl.constexpr,
 ):
     pair = tl.program_id(1)
-    start, length, index, owned = find_block(
-        cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M
-    )
+    start, length, index, owned = find_block(cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M)
     if index >= owned:
         return
     # the longest rows first: the short ones fill the end of the launch
     first_row = (owned - 1 - index) * BLOCK_M
-    rows = first_row + tl.arange(0, BLOCK_M)
-    positions = rows // Q_PER_PAIR
-    q_heads = pair * Q_PER_PAIR + rows % Q_PER_PAIR
-    valid = positions < length
-    tokens = start + positions
-    q_tile = load_rows(q, tokens * stride_qt + q_heads * stride_qh, valid, D, BLOCK_D, True)
+    position, after, head = split_rows(first_row, Q_PER_PAIR, BLOCK_M)
+    valid = after < length - position
+    token = start + position
+    first_head = pair * Q_PER_PAIR
+    q_rows = after * stride_qt + head * stride_qh
+    q_tile = load_rows(q + token * stride_qt + first_head * stride_qh, q_rows, valid, D, BLOCK_D, True)
     k += start * stride_kt + (pair // PAIRS_PER_UNIT) * stride_ku + (pair % PAIRS_PER_UNIT) * stride_kr
     v += start * stride_vt + (pair // PAIRS_PER_UNIT) * stride_vu + (pair % PAIRS_PER_UNIT) * stride_vr
 
@@ -178,21 +176,22 @@ def _forward(
     row_sum = tl.zeros([BLOCK_M], dtype=tl.float32)
     scale_log2 = softmax_scale * 1.4426950408889634
     # every row sees the keys before the tile's first position
-    diagonal = first_row // Q_PER_PAIR // BLOCK_N * BLOCK_N
+    diagonal = position // BLOCK_N * BLOCK_N
     last_key = tl.minimum((first_row + BLOCK_M - 1) // Q_PER_PAIR + 1, length)
     acc, row_max, row_sum = _attend(
-        acc, row_max, row_sum, q_tile, k, v, stride_kt, stride_vt, positions, 0, diagonal,
+        acc, row_max, row_sum, q_tile, k, v, stride_kt, stride_vt, position + after, 0, diagonal,
         scale_log2, length, D, E, BLOCK_D, BLOCK_E, BLOCK_N, False,
     )  # fmt: skip
     acc, row_max, row_sum = _attend(
-        acc, row_max, row_sum, q_tile, k, v, stride_kt, stride_vt, positions, diagonal, last_key,
+        acc, row_max, row_sum, q_tile, k, v, stride_kt, stride_vt, position + after, diagonal, last_key,
         scale_log2, length, D, E, BLOCK_D, BLOCK_E, BLOCK_N, True,
     )  # fmt: skip
     num_q_heads = tl.num_programs(1) * Q_PER_PAIR
-    row_offsets = (tokens * num_q_heads + q_heads) * E
-    store_rows(out, row_offsets, valid, acc / row_sum[:, None], E, BLOCK_E)
+    out += (token * num_q_heads + first_head) * E
+    store_rows(out, (after * num_q_heads + head) * E, valid, acc / row_sum[:, None], E, BLOCK_E)
     natural = (row_max + tl.log2(row_sum)) * 0.6931471805599453
-    tl.store(lse + q_heads.to(tl.int64) * num_tokens + tokens, natural, mask=valid)
+    lse += tl.cast(first_head, tl.int64) * num_tokens + token
+    tl.store(lse + head.to(tl.int64) * num_tokens + after, natural, mask=valid)
 
 
 def forward_launch(

@@ -14,49 +14,9 @@ import triton
 import triton.language as tl
 
 from kernels.diffqkv.configs import architecture, launch_for
-from kernels.diffqkv.packed import check_packed, find_block, pair_arguments
+from kernels.diffqkv.packed import check_packed, find_block, pair_arguments, split_rows
 from kernels.diffqkv.shapes import by_unit
 from kernels.diffqkv.tiles import load_rows, store_rows
-
-
-@triton.jit
-def _dq_tiles(
-    dq,
-    q,
-    do,
-    k,
-    v,
-    stride_kt,
-    stride_vt,
-    lse_log2,
-    delta,
-    positions,
-    first_key,
-    last_key,
-    scale_log2,
-    length,
-    D: tl.constexpr,
-    E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """dQ, not yet scaled, over the keys from ``first_key`` to before ``last_key``."""
-    offsets = tl.arange(0, BLOCK_N)
-    for key in range(first_key, last_key, BLOCK_N):
-        keys = key + offsets
-        wide = tl.cast(key, tl.int64)
-        k_tile = load_rows(k + wide * stride_kt, offsets * stride_kt, keys < length, D, BLOCK_D, MASKED)
-        v_tile = load_rows(v + wide * stride_vt, offsets * stride_vt, keys < length, E, BLOCK_E, MASKED)
-        scores = tl.dot(q, tl.trans(k_tile), input_precision="ieee")
-        p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
-        if MASKED:
-            p = tl.where(keys[None, :] <= positions[:, None], p, 0.0)
-        dp = tl.dot(do, tl.trans(v_tile), input_precision="ieee")
-        ds = p * (dp - delta[:, None])
-        dq = tl.dot(ds.to(k_tile.dtype), k_tile, dq, input_precision="ieee")
-    return dq
 
 
 @triton.jit(do_not_specialize=["num_sequences", "num_tokens"])
@@ -92,95 +52,47 @@ def _dq(
     BLOCK_N: tl.constexpr,
 ):
     pair = tl.program_id(1)
-    start, length, index, owned = find_block(
-        cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M
-    )
+    start, length, index, owned = find_block(cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M)
     if index >= owned:
         return
     first_row = (owned - 1 - index) * BLOCK_M
-    rows = first_row + tl.arange(0, BLOCK_M)
-    positions = rows // Q_PER_PAIR
-    q_heads = pair * Q_PER_PAIR + rows % Q_PER_PAIR
-    valid = positions < length
-    tokens = start + positions
+    position, after, head = split_rows(first_row, Q_PER_PAIR, BLOCK_M)
+    valid = after < length - position
+    token = start + position
+    first_head = pair * Q_PER_PAIR
     # out, its gradient and dq are packed; lse, delta and the gradient of lse are [heads, tokens]
-    packed = tokens * (tl.num_programs(1) * Q_PER_PAIR) + q_heads
-    scalars = q_heads.to(tl.int64) * num_tokens + tokens
+    num_q_heads = tl.num_programs(1) * Q_PER_PAIR
+    packed = token * num_q_heads + first_head
+    rows = after * num_q_heads + head
+    scalars = tl.cast(first_head, tl.int64) * num_tokens + token + head.to(tl.int64) * num_tokens + after
 
-    do_tile = load_rows(do, packed * E, valid, E, BLOCK_E, True)
-    out_tile = load_rows(out, packed * E, valid, E, BLOCK_E, True)
+    do_tile = load_rows(do + packed * E, rows * E, valid, E, BLOCK_E, True)
+    out_tile = load_rows(out + packed * E, rows * E, valid, E, BLOCK_E, True)
     delta_rows = tl.sum(do_tile.to(tl.float32) * out_tile.to(tl.float32), 1)
     delta_rows -= tl.load(dlse + scalars, mask=valid, other=0.0)
     tl.store(delta + scalars, delta_rows, mask=valid)
     lse_log2 = tl.load(lse + scalars, mask=valid, other=float("inf")) * 1.4426950408889634
 
-    q_tile = load_rows(q, tokens * stride_qt + q_heads * stride_qh, valid, D, BLOCK_D, True)
+    q_rows = after * stride_qt + head * stride_qh
+    q_tile = load_rows(q + token * stride_qt + first_head * stride_qh, q_rows, valid, D, BLOCK_D, True)
     k += start * stride_kt + (pair // PAIRS_PER_UNIT) * stride_ku + (pair % PAIRS_PER_UNIT) * stride_kr
     v += start * stride_vt + (pair // PAIRS_PER_UNIT) * stride_vu + (pair % PAIRS_PER_UNIT) * stride_vr
     scale_log2 = softmax_scale * 1.4426950408889634
-    diagonal = first_row // Q_PER_PAIR // BLOCK_N * BLOCK_N
     last_key = tl.minimum((first_row + BLOCK_M - 1) // Q_PER_PAIR + 1, length)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
-    acc = _dq_tiles(
-        acc, q_tile, do_tile, k, v, stride_kt, stride_vt, lse_log2, delta_rows, positions, 0, diagonal,
-        scale_log2, length, D, E, BLOCK_D, BLOCK_E, BLOCK_N, False,
-    )  # fmt: skip
-    acc = _dq_tiles(
-        acc, q_tile, do_tile, k, v, stride_kt, stride_vt, lse_log2, delta_rows, positions, diagonal, last_key,
-        scale_log2, length, D, E, BLOCK_D, BLOCK_E, BLOCK_N, True,
-    )  # fmt: skip
-    store_rows(dq, packed * D, valid, acc * softmax_scale, D, BLOCK_D)
-
-
-@triton.jit
-def _dkdv_tiles(
-    dk,
-    dv,
-    k_tile,
-    v_tile,
-    q,
-    do,
-    lse,
-    delta,
-    stride_qt,
-    stride_qh,
-    packed_heads,
-    num_tokens,
-    keys,
-    first_row,
-    last_row,
-    scale_log2,
-    length,
-    Q_PER_PAIR: tl.constexpr,
-    D: tl.constexpr,
-    E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """dK, not yet scaled, and dV of one block of keys over the rows from ``first_row`` to ``last_row``."""
-    for row in range(first_row, last_row, BLOCK_M):
-        rows = row + tl.arange(0, BLOCK_M)
-        positions = rows // Q_PER_PAIR
-        head = rows % Q_PER_PAIR
-        valid = positions < length
-        wide = positions.to(tl.int64)
-        q_tile = load_rows(q, wide * stride_qt + head * stride_qh, valid, D, BLOCK_D, True)
-        do_tile = load_rows(do, (wide * packed_heads + head) * E, valid, E, BLOCK_E, True)
-        scalars = head.to(tl.int64) * num_tokens + positions
-        # a row that is not there has lse = inf, so p = 0
-        lse_log2 = tl.load(lse + scalars, mask=valid, other=float("inf")) * 1.4426950408889634
-        delta_rows = tl.load(delta + scalars, mask=valid, other=0.0)
-        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision="ieee")
-        p = tl.exp2(scores * scale_log2 - lse_log2[None, :])
-        if MASKED:
-            p = tl.where(keys[:, None] <= positions[None, :], p, 0.0)
-        dv = tl.dot(p.to(do_tile.dtype), do_tile, dv, input_precision="ieee")
-        dp = tl.dot(v_tile, tl.trans(do_tile), input_precision="ieee")
-        ds = p * (dp - delta_rows[None, :])
-        dk = tl.dot(ds.to(q_tile.dtype), q_tile, dk, input_precision="ieee")
-    return dk, dv
+    offsets = tl.arange(0, BLOCK_N)
+    for key in range(0, last_key, BLOCK_N):
+        keys = key + offsets
+        wide = tl.cast(key, tl.int64)
+        k_tile = load_rows(k + wide * stride_kt, offsets * stride_kt, keys < length, D, BLOCK_D, True)
+        v_tile = load_rows(v + wide * stride_vt, offsets * stride_vt, keys < length, E, BLOCK_E, True)
+        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+        p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
+        p = tl.where(keys[None, :] <= position + after[:, None], p, 0.0)
+        dp = tl.dot(do_tile, tl.trans(v_tile), input_precision="ieee")
+        ds = p * (dp - delta_rows[:, None])
+        acc = tl.dot(ds.to(k_tile.dtype), k_tile, acc, input_precision="ieee")
+    store_rows(dq + packed * D, rows * D, valid, acc * softmax_scale, D, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=["num_sequences", "num_tokens"])
@@ -223,54 +135,64 @@ def _dkdv(
         return
     # the first keys are read by most queries: they come first as they are
     first_key = index * BLOCK_N
-    keys = first_key + tl.arange(0, BLOCK_N)
-    valid = keys < length
-    tokens = start + keys
+    offsets = tl.arange(0, BLOCK_N)
+    keys = first_key + offsets
+    present = keys < length
+    first_token = start + first_key
     packed_heads = num_units * PAIRS_PER_UNIT * Q_PER_PAIR
     scale_log2 = softmax_scale * 1.4426950408889634
     first_row = first_key * Q_PER_PAIR
     last_row = length * Q_PER_PAIR
-    # from this row on, in whole tiles, every row sees all keys of the block
-    full_row = first_row + (BLOCK_N * Q_PER_PAIR + BLOCK_M - 1) // BLOCK_M * BLOCK_M
-    diagonal_row = tl.minimum(full_row, last_row)
-
     acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
     for pair in range(PAIRS_PER_UNIT):
-        k_tile = load_rows(
-            k + unit * stride_ku + pair * stride_kr, tokens * stride_kt, valid, D, BLOCK_D, True
-        )
-        v_tile = load_rows(
-            v + unit * stride_vu + pair * stride_vr, tokens * stride_vt, valid, E, BLOCK_E, True
-        )
+        if V_PER_UNIT > 1:
+            acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
+        if K_PER_UNIT > 1:
+            acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+        k_pair = k + first_token * stride_kt + unit * stride_ku + pair * stride_kr
+        v_pair = v + first_token * stride_vt + unit * stride_vu + pair * stride_vr
+        k_tile = load_rows(k_pair, offsets * stride_kt, present, D, BLOCK_D, True)
+        v_tile = load_rows(v_pair, offsets * stride_vt, present, E, BLOCK_E, True)
         q_head = (unit * PAIRS_PER_UNIT + pair) * Q_PER_PAIR
         q_pair = q + start * stride_qt + q_head * stride_qh
         do_pair = do + (start * packed_heads + q_head) * E
         lse_pair = lse + tl.cast(q_head, tl.int64) * num_tokens + start
         delta_pair = delta + tl.cast(q_head, tl.int64) * num_tokens + start
-        acc_dk, acc_dv = _dkdv_tiles(
-            acc_dk, acc_dv, k_tile, v_tile, q_pair, do_pair, lse_pair, delta_pair, stride_qt, stride_qh,
-            packed_heads, num_tokens, keys, first_row, diagonal_row, scale_log2, length,
-            Q_PER_PAIR, D, E, BLOCK_D, BLOCK_E, BLOCK_M, True,
-        )  # fmt: skip
-        acc_dk, acc_dv = _dkdv_tiles(
-            acc_dk, acc_dv, k_tile, v_tile, q_pair, do_pair, lse_pair, delta_pair, stride_qt, stride_qh,
-            packed_heads, num_tokens, keys, full_row, last_row, scale_log2, length,
-            Q_PER_PAIR, D, E, BLOCK_D, BLOCK_E, BLOCK_M, False,
-        )  # fmt: skip
+        for row in range(first_row, last_row, BLOCK_M):
+            position, after, head = split_rows(row, Q_PER_PAIR, BLOCK_M)
+            valid = after < length - position
+            wide = tl.cast(position, tl.int64)
+            q_rows = after * stride_qt + head * stride_qh
+            q_tile = load_rows(q_pair + wide * stride_qt, q_rows, valid, D, BLOCK_D, True)
+            do_rows = (after * packed_heads + head) * E
+            do_tile = load_rows(do_pair + wide * packed_heads * E, do_rows, valid, E, BLOCK_E, True)
+            scalars = head.to(tl.int64) * num_tokens + after
+            # a row that is not there has lse = inf, so p = 0
+            lse_rows = tl.load(lse_pair + wide + scalars, mask=valid, other=float("inf"))
+            lse_log2 = lse_rows * 1.4426950408889634
+            delta_rows = tl.load(delta_pair + wide + scalars, mask=valid, other=0.0)
+            scores = tl.dot(k_tile, tl.trans(q_tile), input_precision="ieee")
+            p = tl.exp2(scores * scale_log2 - lse_log2[None, :])
+            p = tl.where(keys[:, None] <= position + after[None, :], p, 0.0)
+            acc_dv = tl.dot(p.to(do_tile.dtype), do_tile, acc_dv, input_precision="ieee")
+            dp = tl.dot(v_tile, tl.trans(do_tile), input_precision="ieee")
+            ds = p * (dp - delta_rows[None, :])
+            acc_dk = tl.dot(ds.to(q_tile.dtype), q_tile, acc_dk, input_precision="ieee")
         if V_PER_UNIT > 1:
-            v_head = unit * V_PER_UNIT + pair
-            store_rows(dv, (tokens * (num_units * V_PER_UNIT) + v_head) * E, valid, acc_dv, E, BLOCK_E)
-            acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
+            v_heads = num_units * V_PER_UNIT
+            dv_pair = dv + (first_token * v_heads + unit * V_PER_UNIT + pair) * E
+            store_rows(dv_pair, offsets * (v_heads * E), present, acc_dv, E, BLOCK_E)
         if K_PER_UNIT > 1:
-            k_head = unit * K_PER_UNIT + pair
-            dk_rows = (tokens * (num_units * K_PER_UNIT) + k_head) * D
-            store_rows(dk, dk_rows, valid, acc_dk * softmax_scale, D, BLOCK_D)
-            acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+            k_heads = num_units * K_PER_UNIT
+            dk_pair = dk + (first_token * k_heads + unit * K_PER_UNIT + pair) * D
+            store_rows(dk_pair, offsets * (k_heads * D), present, acc_dk * softmax_scale, D, BLOCK_D)
     if V_PER_UNIT == 1:
-        store_rows(dv, (tokens * num_units + unit) * E, valid, acc_dv, E, BLOCK_E)
+        dv_unit = dv + (first_token * num_units + unit) * E
+        store_rows(dv_unit, offsets * (num_units * E), present, acc_dv, E, BLOCK_E)
     if K_PER_UNIT == 1:
-        store_rows(dk, (tokens * num_units + unit) * D, valid, acc_dk * softmax_scale, D, BLOCK_D)
+        dk_unit = dk + (first_token * num_units + unit) * D
+        store_rows(dk_unit, offsets * (num_units * D), present, acc_dk * softmax_scale, D, BLOCK_D)
 
 
 def dq_launch(

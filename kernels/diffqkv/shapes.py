@@ -33,7 +33,9 @@ class Heads:
             raise ValueError(f"head counts must be at least 1, not {n_q} query, {n_k} K, {n_v} V heads")
         for name, count in (("num_k_heads", n_k), ("num_v_heads", n_v)):
             if n_q % count:
-                raise ValueError(f"num_q_heads must be divisible by {name}: {n_q} is not a multiple of {count}")
+                raise ValueError(
+                    f"num_q_heads must be divisible by {name}: {n_q} is not a multiple of {count}"
+                )
         if n_v % n_k and n_k % n_v:
             raise ValueError(
                 "num_k_heads must divide num_v_heads or num_v_heads divide num_k_heads, "
@@ -76,8 +78,8 @@ def count_heads(name: str, x: torch.Tensor, head_axis: int) -> int:
     if x.dim() == head_axis + 3:
         return x.shape[head_axis] * x.shape[head_axis + 1]
     raise ValueError(
-        f"{name} must have {head_axis + 2} axes (one of heads) or {head_axis + 3} (units, heads in the unit), "
-        f"not shape {tuple(x.shape)}"
+        f"{name} must have {head_axis + 2} axes (one of heads) or {head_axis + 3} (units, heads in the "
+        f"unit), not shape {tuple(x.shape)}"
     )
 
 
