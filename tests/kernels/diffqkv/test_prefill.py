@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from kernels.diffqkv.configs import INTERPRETED
@@ -39,6 +39,7 @@ def tensors(
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    found, expected = found.detach(), expected.detach()
     return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
@@ -54,7 +55,8 @@ def gradients(
 lengths_of = st.lists(st.sampled_from([0, 1, 5, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 1]), min_size=1)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+# no shrinking: in the interpreter it would take minutes
+@settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(
     heads=st.sampled_from(NESTED),
     dims=st.tuples(st.sampled_from([16, 24, 32]), st.sampled_from([16, 40])),
@@ -94,7 +96,6 @@ def test_sigma_heads_in_float16() -> None:
 def test_head_constants_expose_a_wrong_head(heads: tuple[int, int, int]) -> None:
     """V head h holds h; K head h points the last query at token h, whose V rows hold the token."""
     n_q, n_k, n_v = heads
-    counts = Heads(*heads)
     tokens = max(n_k, n_v) + 1
     cu = cumulate([tokens])
     q = torch.zeros(tokens, n_q, 16)
@@ -110,7 +111,6 @@ def test_head_constants_expose_a_wrong_head(heads: tuple[int, int, int]) -> None
     v = torch.arange(float(tokens))[:, None, None].expand(tokens, n_v, 16).contiguous()
     out, _ = prefill_attention(q, k, v, cu)
     torch.testing.assert_close(out[-1, :, 0], (torch.arange(n_q) * n_k // n_q).float())
-    assert counts.swapped == (n_k > n_v)
 
 
 def test_a_batch_is_bitwise_its_sequences() -> None:
@@ -119,8 +119,8 @@ def test_a_batch_is_bitwise_its_sequences() -> None:
     cu = cumulate(lengths)
     whole = prefill_attention(*inputs, cu)
     whole_gradients = gradients(whole, inputs)
-    for again in (gradients(prefill_attention(*inputs, cu), inputs),):
-        assert all(torch.equal(a, b) for a, b in zip(whole_gradients, again, strict=True))
+    again = gradients(prefill_attention(*inputs, cu), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(whole_gradients, again, strict=True))
     generator = torch.Generator().manual_seed(1)
     into = [torch.randn(x.shape, generator=generator) for x in whole]
     for start, end in zip(cu[:-1].tolist(), cu[1:].tolist(), strict=True):
