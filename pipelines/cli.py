@@ -246,6 +246,58 @@ def train(
 
 
 @app.command()
+def params(
+    config: Annotated[str, typer.Argument(help="A model's YAML file, or FILE:ROW of a file of rows.")],
+    vocab_size: Annotated[
+        int | None, typer.Option(help="The tokenizer's, where the file says vocab_size: null.")
+    ] = None,
+) -> None:
+    """Count a model's parameters by part, and the bytes of KV cache a token keeps at 16 bit.
+
+    A file of rows is listed row by row.
+
+    Examples:
+
+        corpusmill params configs/model/sigma_1_5b.yaml
+
+        corpusmill params configs/model/ablations.yaml
+
+        corpusmill params configs/model/ablations.yaml:gqa16_nk4
+    """
+    from sigma_model.config import read_model_config
+    from sigma_model.counts import count_parameters, kv_cache_bytes_per_token
+    from sigma_model.shapes import model_rows
+
+    try:
+        rows = model_rows(config) if Path(config).is_file() else []
+        models = {
+            row: read_model_config(f"{config}:{row}" if row else config, tokenizer_vocab_size=vocab_size)
+            for row in rows or [""]
+        }
+    except ValueError as error:
+        raise _stop(error) from None
+    if rows:
+        table = Table("row", "parameters", "without embedding", "KV cache a token", box=None, pad_edge=False)
+        for row, model in models.items():
+            parts = count_parameters(model)
+            total, cache = sum(parts.values()), kv_cache_bytes_per_token(model)
+            table.add_row(row, f"{total:,}", f"{total - parts['embedding']:,}", f"{cache / 1024:g} KiB")
+        console.print(table)
+        return
+    model = models[""]
+    parts = count_parameters(model)
+    total = sum(parts.values())
+    table = Table("part", "parameters", "share", box=None, pad_edge=False)
+    for part, count in parts.items():
+        table.add_row(part, f"{count:,}", f"{count / total:.1%}")
+    tied = "tied" if model.tie_word_embeddings else "untied"
+    table.add_row(f"total ({total / 1e9:.3f} B {tied})", f"{total:,}", "")
+    console.print(table)
+    cache = kv_cache_bytes_per_token(model)
+    console.print(f"\nKV cache at 16 bit: {cache:,} bytes = {cache / 1024:g} KiB a token", highlight=False)
+
+
+@app.command()
 def quickstart(
     folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("quickstart"),
     pages: Annotated[int | None, typer.Option(help="Crawl at most this many pages.")] = None,

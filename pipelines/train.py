@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+from sigma_model.shapes import read_shape
+
 ENGINE_KEYS = ("data", "output", "tokenizer", "seed", "device")
 CLOCKS = ("tokens_per_s", "data_wait")
 CHILD = "pipelines.child"
@@ -32,7 +34,7 @@ class Train:
 
     stage: ClassVar[str] = "train"
     shape: ClassVar[str] = "fit"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     determinism: ClassVar[str] = "seeded"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     inputs: ClassVar[dict[str, str]] = {"tokens": "tokens", "heldout": "tokens", "tokenizer": "artifact"}
@@ -40,7 +42,7 @@ class Train:
     cpus: ClassVar[int] = 2
 
     model: str | dict[str, Any]
-    """Model shape: a YAML file as configs/model/sigma_tiny.yaml, or its keys."""
+    """Model shape: a YAML file as configs/model/sigma_tiny.yaml, a row FILE:ROW, or its keys."""
     config: dict[str, Any] = field(default_factory=dict)
     """Any key of a training config but data, output, tokenizer, seed and device: steps,
     sequence_length, batch_sequences, optimizer, schedule (sigma_model/training/config.py)."""
@@ -56,10 +58,7 @@ class Train:
         """The keys of the model's shape, read from its file if it is one."""
         if isinstance(self.model, dict):
             return self.model
-        path = Path(self.model)
-        if not path.is_file():
-            raise ValueError(f"model: there is no file {path}: name one, as configs/model/sigma_tiny.yaml")
-        return yaml.safe_load(path.read_text())
+        return read_shape(self.model)
 
     def identity(self) -> dict[str, Any]:
         """What the fingerprint sees: the shape itself, not the file that holds it."""

@@ -16,29 +16,39 @@ def head_map(num_q_heads: int, num_heads: int) -> list[int]:
 
 
 def allowed_positions(
-    query_length: int,
-    key_length: int,
+    length: int,
     device: torch.device,
-    segment_ids_BT: torch.Tensor | None = None,
-    padding_BT: torch.Tensor | None = None,
+    segment_ids_BS: torch.Tensor | None = None,
+    padding_BS: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """Who may look at whom, bool [B or 1, 1, S, T]; None when that is plain causal over S = T.
+    """Who may look at whom in whole sequences, bool [B or 1, 1, S, S]; None when that is plain causal.
 
-    A query sees keys at or before its own position (queries are the last S of the T positions),
-    of its own segment (``segment_ids_BT``: packed documents), that are no padding
-    (``padding_BT``: 1 = token, 0 = padding). Every query sees itself, so no row is empty.
+    A query sees keys at or before its own position, of its own segment (``segment_ids_BS``: packed
+    documents), that are no padding (``padding_BS``: 1 = token, 0 = padding). Every query sees itself,
+    so no row is empty.
     """
-    if segment_ids_BT is None and padding_BT is None and query_length == key_length:
+    if segment_ids_BS is None and padding_BS is None:
         return None
-    query_T = torch.arange(key_length - query_length, key_length, device=device)[:, None]
-    key_T = torch.arange(key_length, device=device)[None, :]
-    allowed = (key_T <= query_T)[None, None]
-    if segment_ids_BT is not None:
-        segment_BS = segment_ids_BT[:, key_length - query_length :]
-        allowed = allowed & (segment_BS[:, :, None] == segment_ids_BT[:, None, :])[:, None]
-    if padding_BT is not None:
-        allowed = (allowed & padding_BT.bool()[:, None, None, :]) | (key_T == query_T)
+    place = torch.arange(length, device=device)
+    allowed = (place[None, :] <= place[:, None])[None, None]
+    if segment_ids_BS is not None:
+        allowed = allowed & (segment_ids_BS[:, :, None] == segment_ids_BS[:, None, :])[:, None]
+    if padding_BS is not None:
+        itself = place[None, :] == place[:, None]
+        allowed = (allowed & padding_BS.bool()[:, None, None, :]) | itself
     return allowed
+
+
+def allowed_in_cache(length: int, seq_lens_B: torch.Tensor, max_seq_len: int) -> torch.Tensor:
+    """Which of the cache's tokens the last ``length`` columns see, bool [B, 1, S, L].
+
+    The last query of a sequence sees all ``seq_lens_B[b]`` tokens, each one before it one less. A query
+    that would see none is left padding; it sees the first slot, so that no row is empty.
+    """
+    device = seq_lens_B.device
+    key_L = torch.arange(max_seq_len, device=device)
+    last_seen_BS = seq_lens_B[:, None] - length + torch.arange(length, device=device)
+    return (key_L <= last_seen_BS.clamp(min=0)[:, :, None])[:, None]
 
 
 def reference_attention(

@@ -7,8 +7,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedConfig
+
+from sigma_model.shapes import read_shape
 
 VOCAB_MULTIPLE = 64
 
@@ -17,14 +18,15 @@ class SigmaConfig(PreTrainedConfig):
     """Config of a Sigma with DiffQKV attention (arXiv 2501.13629, section 2 and Table 14).
 
     Query heads, K heads and V heads are counted apart: query head q reads K head
-    floor(q * num_k_heads / num_attention_heads) and V head
-    floor(q * num_v_heads / num_attention_heads). All widths are numbers of elements.
+    floor(q * num_k_heads / num_q_heads) and V head floor(q * num_v_heads / num_q_heads). All widths
+    are numbers of elements. ``num_attention_heads``, Hugging Face's name, reads and sets num_q_heads.
 
     Raises ValueError that names the field and the cure when the shape makes no sense.
     """
 
     model_type = "sigma_diffqkv"
     keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"num_attention_heads": "num_q_heads"}
 
     def __init__(
         self,
@@ -32,7 +34,7 @@ class SigmaConfig(PreTrainedConfig):
         hidden_size: int = 2048,
         intermediate_size: int = 6144,
         num_hidden_layers: int = 26,
-        num_attention_heads: int = 32,
+        num_q_heads: int = 32,
         num_k_heads: int = 4,
         num_v_heads: int = 16,
         head_dim: int | None = None,
@@ -50,7 +52,7 @@ class SigmaConfig(PreTrainedConfig):
         use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Head widths left at None: head_dim = hidden_size / num_attention_heads (the query's),
+        """Head widths left at None: head_dim = hidden_size / num_q_heads (the query's),
         k_head_dim and v_head_dim = head_dim. A k_head_dim below head_dim gives K a trained map up
         to head_dim (section 2, "reduced K head dim"). aug_q_dim is the inner width of the gated
         MLP on top of q_proj (appendix E); 0 leaves it out."""
@@ -58,10 +60,11 @@ class SigmaConfig(PreTrainedConfig):
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
         self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
+        # config.json of the first checkpoints has Hugging Face's name
+        self.num_q_heads = kwargs.pop("num_attention_heads", num_q_heads)
         self.num_k_heads = num_k_heads
         self.num_v_heads = num_v_heads
-        self.head_dim = _default_head_dim(hidden_size, num_attention_heads, head_dim)
+        self.head_dim = _default_head_dim(hidden_size, self.num_q_heads, head_dim)
         self.k_head_dim = self.head_dim if k_head_dim is None else k_head_dim
         self.v_head_dim = self.head_dim if v_head_dim is None else v_head_dim
         self.aug_q_dim = aug_q_dim
@@ -80,16 +83,16 @@ class SigmaConfig(PreTrainedConfig):
     def _check(self) -> None:
         for name in (
             "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-            "num_attention_heads", "num_k_heads", "num_v_heads", "head_dim", "k_head_dim",
+            "num_q_heads", "num_k_heads", "num_v_heads", "head_dim", "k_head_dim",
             "v_head_dim", "max_position_embeddings",
         ):  # fmt: skip
             _require_integer(name, getattr(self, name), least=1)
         _require_integer("aug_q_dim", self.aug_q_dim, least=0)
-        n_q, n_k, n_v = self.num_attention_heads, self.num_k_heads, self.num_v_heads
+        n_q, n_k, n_v = self.num_q_heads, self.num_k_heads, self.num_v_heads
         for name, count in (("num_k_heads", n_k), ("num_v_heads", n_v)):
             if n_q % count:
                 raise ValueError(
-                    f"{name} = {count} does not divide num_attention_heads = {n_q}: each "
+                    f"{name} = {count} does not divide num_q_heads = {n_q}: each "
                     f"{name[4]} head serves as many query heads; use one of {_divisors(n_q)}"
                 )
         if n_k % n_v and n_v % n_k:
@@ -123,18 +126,22 @@ def read_model_config(
     tokenizer_vocab_size: int | None = None,
     **overrides: Any,
 ) -> SigmaConfig:
-    """SigmaConfig from a YAML file or an inline mapping of its keys.
+    """SigmaConfig from a YAML file, one row of a YAML file of rows, or a mapping of its keys.
 
-    ``vocab_size: null`` takes ``tokenizer_vocab_size``, padded up to a multiple of 64.
-    ``overrides`` replace keys of the source. Raises ValueError for an unknown key.
+    ``FILE:ROW`` is one row of a file that has ``common`` and ``rows``, as
+    configs/model/ablations.yaml:gqa16_nk4. ``vocab_size: null`` takes ``tokenizer_vocab_size``,
+    padded up to a multiple of 64. ``overrides`` replace keys of the source. Raises ValueError for
+    an unknown key, and for a file of rows without a row.
     """
     where = "the inline model" if isinstance(source, dict) else f"model file {source}"
-    values = source if isinstance(source, dict) else _read_yaml(Path(source))
+    values = source if isinstance(source, dict) else read_shape(source)
     values = {**values, **overrides}
     known = [name for name in inspect.signature(SigmaConfig).parameters if name != "kwargs"]
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
+            # Hugging Face's name for one of ours is told by ours
+            nearest = [SigmaConfig.attribute_map[key]] if key in SigmaConfig.attribute_map else []
+            nearest = nearest or difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known keys: {known}"
             raise ValueError(f"{where} has an unknown key {key!r}{hint}")
     if values.get("vocab_size", 0) is None:
@@ -147,22 +154,12 @@ def read_model_config(
     return SigmaConfig(**values)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"model file {path} does not exist; give a path such as "
-                         "configs/model/sigma_tiny.yaml")  # fmt: skip
-    values = yaml.safe_load(path.read_text())
-    if not isinstance(values, dict):
-        raise ValueError(f"model file {path} must hold a mapping of config keys")
-    return values
-
-
 def _default_head_dim(hidden_size: int, num_q_heads: int, head_dim: int | None) -> int:
     if head_dim is not None:
         return head_dim
     if hidden_size % max(num_q_heads, 1):
         raise ValueError(
-            f"hidden_size = {hidden_size} is no multiple of num_attention_heads = {num_q_heads}; "
+            f"hidden_size = {hidden_size} is no multiple of num_q_heads = {num_q_heads}; "
             "change one of them or give head_dim"
         )
     return hidden_size // max(num_q_heads, 1)

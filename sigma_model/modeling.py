@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from sigma_model.attention import allowed_positions, reference_attention, sdpa_attention
+from sigma_model.backends import Backend, Plan, backend_name, choose_backend
+from sigma_model.cache import PagedCache
 from sigma_model.config import SigmaConfig
-
-# the values of Hugging Face's own switch, ``attn_implementation``
-ATTENTION = {"eager": reference_attention, "sdpa": sdpa_attention}
 
 
 class SigmaRMSNorm(nn.Module):
@@ -42,11 +40,11 @@ def rope_angles(position_ids: torch.Tensor, width: int, theta: float) -> torch.T
     return position_ids[..., None].float() * theta**-exponents
 
 
-def rotate(x_BHSD: torch.Tensor, angles_BSd: torch.Tensor) -> torch.Tensor:
+def rotate(x_BSHD: torch.Tensor, angles_BSd: torch.Tensor) -> torch.Tensor:
     """Rotary embedding: element i is paired with element i + D/2, as in Llama checkpoints."""
-    cos = angles_BSd.cos()[:, None].to(x_BHSD.dtype)
-    sin = angles_BSd.sin()[:, None].to(x_BHSD.dtype)
-    first, second = x_BHSD.chunk(2, dim=-1)
+    cos = angles_BSd.cos()[:, :, None].to(x_BSHD.dtype)
+    sin = angles_BSd.sin()[:, :, None].to(x_BSHD.dtype)
+    first, second = x_BSHD.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
@@ -57,7 +55,7 @@ class SigmaAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        hidden, q_width = config.hidden_size, config.num_attention_heads * config.head_dim
+        hidden, q_width = config.hidden_size, config.num_q_heads * config.head_dim
         self.q_proj = nn.Linear(hidden, q_width, bias=False)
         if config.aug_q_dim:
             self.q_gate_proj = nn.Linear(q_width, config.aug_q_dim, bias=False)
@@ -67,39 +65,39 @@ class SigmaAttention(nn.Module):
         if config.k_head_dim != config.head_dim:
             self.k_up_proj = nn.Linear(config.k_head_dim, config.num_k_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(hidden, config.num_v_heads * config.v_head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, hidden, bias=False)
+        self.o_proj = nn.Linear(config.num_q_heads * config.v_head_dim, hidden, bias=False)
 
     def project_q(self, x_BSH: torch.Tensor) -> torch.Tensor:
-        """Queries in K's space before RoPE, [B, Q, S, k_head_dim]."""
+        """Queries in K's space before RoPE, [B, S, Q, k_head_dim]."""
         config = self.config
         q = self.q_proj(x_BSH)
         if config.aug_q_dim:
             q = self.q_down_proj(F.silu(self.q_gate_proj(q)) * self.q_up_proj(q))
-        q_BSQD = q.unflatten(-1, (config.num_attention_heads, config.head_dim))
+        q_BSQD = q.unflatten(-1, (config.num_q_heads, config.head_dim))
         if config.k_head_dim != config.head_dim:
             # q . (W k) = (W^T q) . k: K stays narrow in the cache
             up_KDd = self.k_up_proj.weight.unflatten(0, (config.num_k_heads, config.head_dim))
             grouped = q_BSQD.unflatten(2, (config.num_k_heads, -1))
             q_BSQD = torch.einsum("bskgd,kde->bskge", grouped, up_KDd).flatten(2, 3)
-        return q_BSQD.transpose(1, 2)
+        return q_BSQD
 
     def forward(
         self,
         x_BSH: torch.Tensor,
         angles_BSd: torch.Tensor,
-        allowed: torch.Tensor | None,
-        cache: Any | None,
+        backend: Backend,
+        plan: Plan,
+        cache: PagedCache | None,
     ) -> torch.Tensor:
         config = self.config
         k_BSKD = self.k_proj(x_BSH).unflatten(-1, (config.num_k_heads, config.k_head_dim))
-        v_BSVD = self.v_proj(x_BSH).unflatten(-1, (config.num_v_heads, config.v_head_dim))
-        q_BQSD = rotate(self.project_q(x_BSH), angles_BSd)
-        k_BKTD, v_BVTD = rotate(k_BSKD.transpose(1, 2), angles_BSd), v_BSVD.transpose(1, 2)
+        v_BSVE = self.v_proj(x_BSH).unflatten(-1, (config.num_v_heads, config.v_head_dim))
+        q_BSQD, k_BSKD = rotate(self.project_q(x_BSH), angles_BSd), rotate(k_BSKD, angles_BSd)
         if cache is not None:
-            k_BKTD, v_BVTD = cache.update(k_BKTD, v_BVTD, self.layer_idx)
-        attend = ATTENTION[config._attn_implementation]
-        out_BQSD = attend(q_BQSD, k_BKTD, v_BVTD, allowed, config.k_head_dim**-0.5)
-        return self.o_proj(out_BQSD.transpose(1, 2).flatten(2))
+            cache.append(self.layer_idx, k_BSKD, v_BSVE)
+        scale = config.k_head_dim**-0.5
+        out_BSQE = backend.attend(q_BSQD, k_BSKD, v_BSVE, scale, plan, cache, self.layer_idx)
+        return self.o_proj(out_BSQE.flatten(2))
 
 
 class SigmaMLP(nn.Module):
@@ -129,20 +127,38 @@ class SigmaDecoderLayer(nn.Module):
         self,
         x_BSH: torch.Tensor,
         angles_BSd: torch.Tensor,
-        allowed: torch.Tensor | None,
-        cache: Any | None,
+        backend: Backend,
+        plan: Plan,
+        cache: PagedCache | None,
     ) -> torch.Tensor:
-        x_BSH = x_BSH + self.self_attn(self.input_layernorm(x_BSH), angles_BSd, allowed, cache)
+        normed_BSH = self.input_layernorm(x_BSH)
+        x_BSH = x_BSH + self.self_attn(normed_BSH, angles_BSd, backend, plan, cache)
         return x_BSH + self.mlp(self.post_attention_layernorm(x_BSH))
 
 
 class SigmaPreTrainedModel(PreTrainedModel):
     """What Hugging Face needs to know about every Sigma."""
 
+    config: SigmaConfig
     config_class = SigmaConfig
     base_model_prefix = "model"
     _no_split_modules = ["SigmaDecoderLayer"]
-    _supports_sdpa = True
+
+    def get_correct_attn_implementation(
+        self, requested_attention: str | None, is_init_check: bool = False
+    ) -> str:
+        """Our values of Hugging Face's switch ``attn_implementation``: those of backends.py."""
+        return backend_name(requested_attention)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks for its own attention interface in our source, and would switch nothing
+        return True
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        # generate leaves it to us to make the cache
+        return False
 
 
 class SigmaModel(SigmaPreTrainedModel):
@@ -162,36 +178,61 @@ class SigmaModel(SigmaPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any | None = None,
+        past_key_values: PagedCache | None = None,
         use_cache: bool | None = None,
         segment_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, S, H] for ``input_ids`` [B, S].
 
-        ``attention_mask`` [B, T]: 1 = token, 0 = padding. ``segment_ids`` [B, S]: the packed
-        document each position belongs to; attention stays inside one, and ``position_ids``
-        [B, S] should restart with each. Without ``position_ids``: 0, 1, 2, ... after the cache.
+        ``attention_mask`` [B, T]: 1 = token, 0 = padding, of which the last S columns are these; with
+        a cache, padding stands before tokens. ``segment_ids`` [B, S]: the packed document each
+        position belongs to; attention stays inside one, and ``position_ids`` [B, S] should restart
+        with each. Without ``position_ids``: 0, 1, 2, ... after the cache. ``past_key_values``: a
+        PagedCache or ContiguousCache; ``use_cache`` without one makes a PagedCache.
         """
         if attention_mask is not None and attention_mask.dim() != 2:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}; Sigma takes [batch, "
                 "positions] with 1 for tokens and 0 for padding, and segment_ids for documents"
             )
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if segment_ids is not None and past:
-            raise ValueError("segment_ids go with whole sequences only; leave out the cache")
-        length = input_ids.shape[1]
-        if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=input_ids.device)[None]
-        allowed = allowed_positions(length, past + length, input_ids.device, segment_ids, attention_mask)
-        angles = rope_angles(position_ids, self.config.k_head_dim, self.config.rope_theta)
         x_BSH = self.embed_tokens(input_ids)
+        batch, length, device = *input_ids.shape, x_BSH.device
+        dtype = x_BSH.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        cache = past_key_values
+        if use_cache and cache is None:
+            cache = PagedCache(self.config, dtype=dtype, device=device)
+        if cache is not None and not isinstance(cache, PagedCache):
+            raise ValueError(
+                f"past_key_values is a {type(cache).__name__}; Sigma's K and V differ in shape: give a "
+                "PagedCache or ContiguousCache of sigma_model.cache"
+            )
+        first = cache is None or cache.is_empty
+        if segment_ids is not None and not first:
+            raise ValueError("segment_ids go with whole sequences only; leave out the cache")
+        past = 0 if cache is None else cache.get_seq_length()
+        if position_ids is None:
+            position_ids = torch.arange(past, past + length, device=device)[None]
+        if attention_mask is not None:
+            if attention_mask.shape[1] != past + length:
+                raise ValueError(
+                    f"attention_mask has {attention_mask.shape[1]} columns; give one for each of the "
+                    f"{past} positions in the cache and the {length} of this call"
+                )
+            attention_mask = attention_mask[:, past:]
+        config = self.config
+        name, widths = config._attn_implementation, (config.k_head_dim, config.v_head_dim)
+        backend = choose_backend(name, *widths, device.type, dtype)
+        if cache is not None:
+            cache.begin(batch, length, attention_mask)
+        over = None if first else cache
+        plan = backend.plan(batch, length, device, segment_ids, attention_mask, over)
+        angles = rope_angles(position_ids, config.k_head_dim, config.rope_theta)
         for layer in self.layers:
-            x_BSH = layer(x_BSH, angles, allowed, past_key_values)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x_BSH), past_key_values=past_key_values)
+            x_BSH = layer(x_BSH, angles, backend, plan, cache)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x_BSH), past_key_values=cache)
 
 
 class SigmaForCausalLM(SigmaPreTrainedModel, GenerationMixin):
@@ -210,7 +251,7 @@ class SigmaForCausalLM(SigmaPreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any | None = None,
+        past_key_values: PagedCache | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,

@@ -129,6 +129,8 @@ class TrainConfig:
     """Where to train; auto: a GPU when torch sees one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products; weights and optimizer stay float32."""
+    attention: Literal["auto", "sigma", "cudnn", "sdpa", "reference"] = "auto"
+    """Attention backend; auto: the first of sigma, cudnn, sdpa that can run. report.json says which."""
     eval_interval: int = 100
     """Steps between evaluations of the held-out loss; also before the first step and at the end."""
     eval_sequences: int = 32

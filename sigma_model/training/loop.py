@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 from transformers import GenerationConfig
 
+from kernels.diffqkv.cross_entropy import linear_cross_entropy
+from sigma_model.backends import choose_backend
 from sigma_model.config import SigmaConfig, read_model_config
 from sigma_model.modeling import SigmaForCausalLM
 from sigma_model.training.checkpoint import load_checkpoint, save_checkpoint
@@ -61,21 +62,6 @@ def train(config: TrainConfig, progress: Progress = lambda row: None) -> dict[st
         return _Run(config, output).train(progress, stopped)
 
 
-def token_loss(
-    logits: torch.Tensor, labels: torch.Tensor, z_loss: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums over tokens, not means: (cross-entropy in nats, the same plus z_loss * log(Z)^2).
-
-    ``logits`` [..., vocabulary], ``labels`` [...] with -100 where nothing is asked.
-    """
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
-    entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-    if not z_loss:
-        return entropy, entropy
-    asked = labels != IGNORE
-    return entropy, entropy + z_loss * logits.logsumexp(-1)[asked].square().sum()
-
-
 class _Run:
     """One run's parts: data, model, optimizer, and where it is."""
 
@@ -98,6 +84,7 @@ class _Run:
             )
         torch.manual_seed(config.seed)
         self.model = SigmaForCausalLM(self.model_config)
+        self.model.set_attn_implementation(config.attention)
         self.model.to(self.device)  # type: ignore[arg-type]
         self.optimizer = _make_optimizer(self.model, config.optimizer)
         self.sequences = self._pack(self.train_set, config.seed)
@@ -201,16 +188,20 @@ class _Run:
         def tensor(values: Any) -> torch.Tensor | None:
             return None if values is None else torch.from_numpy(values[part]).to(self.device)
 
-        kind = self.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-            logits = self.model(
+        kind, dtype = self.device.type, getattr(torch, self.config.dtype)
+        with torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            hidden = self.model.model(
                 tensor(batch.input_ids),
                 position_ids=tensor(batch.position_ids),
                 segment_ids=tensor(batch.segment_ids),
-            ).logits
+            ).last_hidden_state
         labels = tensor(batch.labels)
         assert labels is not None
-        return token_loss(logits, labels, self.config.z_loss)
+        # never all logits at once: at 128,256 words they are the largest tensor of the run
+        head = self.model.lm_head.weight
+        return linear_cross_entropy(
+            hidden.flatten(0, 1), head, labels.flatten(), self.config.z_loss, dtype=dtype
+        )
 
     @torch.no_grad()
     def _evaluate(self) -> float | None:
@@ -277,8 +268,9 @@ class _Run:
         save_checkpoint(folder, self.step, state, self._checked_config(), keep)
 
     def _report(self, heldout: float | None) -> dict[str, Any]:
+        config, model, dtype = self.config, self.model_config, getattr(torch, self.config.dtype)
         parameters = sum(p.numel() for p in self.model.parameters())
-        embedding = self.model_config.vocab_size * self.model_config.hidden_size
+        embedding = model.vocab_size * model.hidden_size
         initial = self.initial_heldout
         drop = 1 - heldout / initial if heldout is not None and initial else None
         return {
@@ -297,6 +289,9 @@ class _Run:
             "mfu": None,
             "train_fingerprint": self.train_set.fingerprint,
             "device": self.device.type,
+            "attention": choose_backend(
+                config.attention, model.k_head_dim, model.v_head_dim, self.device.type, dtype
+            ).name,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "torch": torch.__version__,

@@ -20,7 +20,9 @@ def corpusmill(*args: str) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("command", ["run", "status", "report", "trace", "stages", "schema", "gc", "train"])
+@pytest.mark.parametrize(
+    "command", ["run", "status", "report", "trace", "stages", "schema", "gc", "train", "params"]
+)
 def test_help_has_an_example(command: str) -> None:
     code, said = corpusmill(command, "--help")
     assert code == 0 and f"corpusmill {command}" in said
@@ -41,6 +43,21 @@ def test_every_parameter_is_explained(name: str) -> None:
 
     bare = [key for key, page in parameters(stage_class(name)).items() if not page.get("description")]
     assert not bare, f"stage {name!r}: no docstring under {bare}"
+
+
+def test_params() -> None:
+    models = Path(__file__).parents[2] / "configs" / "model"
+    for name, counted, cache in (
+        ("sigma_1_5b", "(2.021 B tied)", "65 KiB"),
+        ("sigma_10b", "(9.988 B tied)", "160 KiB"),
+    ):
+        code, said = corpusmill("params", str(models / f"{name}.yaml"))
+        assert code == 0 and counted in said and f"{cache} a token" in said
+    code, said = corpusmill("params", str(models / "ablations.yaml"))
+    assert code == 0 and "gqa16_nk4_halfk_augq3072" in said
+    code, said = corpusmill("params", str(models / "sigma_tiny.yaml"))
+    assert code == 2 and "vocab_size" in said
+    assert corpusmill("params", str(models / "sigma_tiny.yaml"), "--vocab-size", "8000")[0] == 0
 
 
 def test_schema_is_json() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from sigma_model.attention import (
+    allowed_in_cache,
     allowed_positions,
     head_map,
     reference_attention,
@@ -39,10 +40,11 @@ def test_head_map_is_contiguous_groups() -> None:
 def test_sdpa_equals_the_reference(shape: tuple[int, ...], documents: bool) -> None:
     q, k, v = _qkv(*shape)
     s, t = shape[-2:]
-    segments = None
-    if documents:
-        segments = (torch.arange(t) >= t // 2).long().expand(2, t)
-    allowed = allowed_positions(s, t, q.device, segments)
+    if s < t:
+        allowed = allowed_in_cache(s, torch.tensor([t, t - 1]), t)
+    else:
+        segments = (torch.arange(t) >= t // 2).long().expand(2, t) if documents else None
+        allowed = allowed_positions(t, q.device, segments)
     expected = reference_attention(q, k, v, allowed, scale=0.3)
     assert expected.shape == (2, shape[0], s, shape[4])
     torch.testing.assert_close(sdpa_attention(q, k, v, allowed, 0.3), expected, rtol=1e-12, atol=1e-12)
@@ -66,10 +68,15 @@ def test_equal_k_and_v_heads_are_mha_gqa_mqa(n_kv: int) -> None:
 
 
 def test_allowed_positions() -> None:
-    assert allowed_positions(4, 4, torch.device("cpu")) is None
-    decode = allowed_positions(1, 3, torch.device("cpu"))
-    assert decode is not None and decode[0, 0].tolist() == [[True, True, True]]
+    assert allowed_positions(4, torch.device("cpu")) is None
     left_padded = torch.tensor([[0, 1, 1]])
-    allowed = allowed_positions(3, 3, torch.device("cpu"), padding_BT=left_padded)
+    allowed = allowed_positions(3, torch.device("cpu"), padding_BS=left_padded)
     assert allowed is not None
     assert allowed[0, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+
+
+def test_allowed_in_cache() -> None:
+    allowed = allowed_in_cache(3, torch.tensor([4, 2]), max_seq_len=4)
+    assert allowed[0, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    # the first of the three columns is padding: any row, but not an empty one
+    assert allowed[1, 0].int().tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]
