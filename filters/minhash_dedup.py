@@ -16,7 +16,7 @@ tell     a shard       id and rank of each member
 elect    a part        of each cluster who stays
 apply    a shard       the verdict, a local join
 
-Memory of a task, beside its shard and about 300 MB of interpreter and libraries: sign 170 bytes a
+Memory of a task, beside its shard and about 430 MB of interpreter and libraries: sign 170 bytes a
 document of the shard; group 60 bytes a record, of at most 16 M records with ``partitions: 0``;
 merge and cluster 8 bytes a document of the whole input and 100 a document in a cluster, which
 makes ``cluster`` the one that grows: 10^9 documents, a fifth of them in clusters, take 28 GB.
