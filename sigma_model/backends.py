@@ -253,6 +253,8 @@ def choose_backend(name: str, k_head_dim: int, v_head_dim: int, device: str, dty
     refusals: list[str] = []
     for candidate in AUTO if name == "auto" else (name,):
         refusal = BACKENDS[candidate].refusal(k_head_dim, v_head_dim, device, dtype)
+        if name == "auto" and candidate == "sigma" and device == "cpu":
+            refusal = "on the CPU it is Triton's interpreter, which is for tests: ask for it by name"
         if refusal is None:
             # on a GPU a slower backend is news
             level = logging.WARNING if refusals and device == "cuda" else logging.INFO

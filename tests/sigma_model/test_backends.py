@@ -50,7 +50,7 @@ def test_auto_says_what_it_took_and_why_not_the_others(caplog: pytest.LogCapture
         model(tokens)
         model(tokens)
     (line,) = caplog.messages
-    assert line.startswith("attention on cpu in torch.float64: sdpa; not sigma (q must be float16")
+    assert line.startswith("attention on cpu in torch.float64: sdpa; not sigma (on the CPU it is")
     assert "not cudnn (cuDNN needs an NVIDIA GPU" in line
 
 
