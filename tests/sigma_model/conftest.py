@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """On tensors this small a second thread only waits; on a busy machine it waits for minutes."""
+    """On tensors this small a second thread gains nothing and competes with other processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
