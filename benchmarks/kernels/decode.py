@@ -39,7 +39,7 @@ MOST_BYTES = 12 * 2**30
 
 
 def problems(tiny: bool, selective: bool) -> list[Problem]:
-    """1k to 128k tokens by 1 to 64 sequences; one of these with other heads, widths, pages, skewed lengths."""
+    """1k to 128k tokens by 1 to 64 sequences; one of these with other heads, widths, pages, lengths."""
     if tiny and selective:
         return [Problem(1, 37, (2, 1, 2), 16, 16, 16, torch.float32, "cpu", sharpness=2.0)]
     if tiny:
