@@ -11,13 +11,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from benchmarks.kernels.providers import PROVIDERS, Attend, Problem, reference
+from benchmarks.kernels.providers import PROVIDERS, Problem, Provider, reference
 from benchmarks.results import Row, publish, versions_of
 
 # relative to the norm of the reference: out, gradients
@@ -39,20 +40,12 @@ def problems(tiny: bool) -> list[Problem]:
     return made
 
 
-def check(attend: Attend, problem: Problem) -> str | None:
+def check(provider: Provider, problem: Problem) -> str | None:
     """What is wrong with a provider's answer to a short form of the problem, in words; None if nothing."""
-    small = Problem(
-        2,
-        min(problem.length, 257),
-        problem.heads,
-        problem.k_head_dim,
-        problem.v_head_dim,
-        problem.dtype,
-        problem.device,
-    )
-    inputs = small.tensors()
+    small = replace(problem, batch=2, length=min(problem.length, 257))
+    inputs = small.tensors(provider.token_major)
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    expected, found = reference(*exact), attend(*inputs)
+    expected, found = reference(*exact), provider.attend(*inputs)
     into = torch.randn(
         expected.shape, generator=torch.Generator(small.device).manual_seed(1), device=small.device
     )
@@ -86,9 +79,9 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
     return statistics.median(times) * 1e3
 
 
-def time_both(attend: Attend, problem: Problem) -> tuple[float, float]:
+def time_both(provider: Provider, problem: Problem) -> tuple[float, float]:
     """Milliseconds of a forward and of a backward pass."""
-    inputs = problem.tensors()
+    attend, inputs = provider.attend, problem.tensors(provider.token_major)
     out = attend(*inputs)
     into = torch.randn_like(out)
 
@@ -100,14 +93,16 @@ def time_both(attend: Attend, problem: Problem) -> tuple[float, float]:
     return forward_ms, milliseconds(backward, problem.device)
 
 
-def sweep(cases: list[Problem], providers: dict[str, Attend]) -> tuple[list[Row], list[str], dict[str, str]]:
+def sweep(
+    cases: list[Problem], providers: dict[str, Provider]
+) -> tuple[list[Row], list[str], dict[str, str]]:
     """Rows of figures, checks that failed, and who refused which problem why."""
     rows, red, refused = [], [], {}
     able: dict[Problem, list[str]] = {}
     for problem in cases:
-        for name, attend in providers.items():
+        for name, provider in providers.items():
             try:
-                wrong = check(attend, problem)
+                wrong = check(provider, problem)
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 refused[f"{name}: {problem.name}"] = str(error).splitlines()[0]
                 continue

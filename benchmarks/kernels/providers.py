@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,23 +36,30 @@ class Problem:
         """Of a forward pass, the causal half counted once; a backward pass has 2.5 times as many."""
         return self.batch * self.heads[0] * (self.k_head_dim + self.v_head_dim) * self.length**2
 
-    def tensors(self) -> list[torch.Tensor]:
-        """q, k, v, head-major: [B, heads, S, dim], wanting gradients."""
+    def tensors(self, token_major: bool) -> list[torch.Tensor]:
+        """q, k, v as [B, heads, S, dim], wanting gradients; in memory token by token, or head by head."""
         generator = torch.Generator(self.device).manual_seed(0)
         dims = (self.k_head_dim, self.k_head_dim, self.v_head_dim)
         made = []
         for heads, dim in zip(self.heads, dims, strict=True):
             shape = (self.batch, heads, self.length, dim)
             x = torch.randn(shape, generator=generator, dtype=torch.float32, device=self.device)
-            made.append(x.to(self.dtype).requires_grad_())
+            x = x.to(self.dtype)
+            if token_major:
+                x = x.transpose(1, 2).contiguous().transpose(1, 2)
+            made.append(x.requires_grad_())
         return made
 
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+class Provider(NamedTuple):
+    """``attend``: q, k, v to out, all [B, heads, S, dim]; ``token_major``: the memory that it likes best."""
+
+    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    token_major: bool = True
 
 
 def packed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Callable[..., tuple]) -> torch.Tensor:
-    """Run an op over packed tokens on head-major tensors: [B, H, S, D] -> [B * S, H, D] and back."""
+    """Run an op over packed tokens: [B, H, S, D] -> [B * S, H, D] and back, views of token-major memory."""
     batch, _, length, _ = q.shape
     cu_seqlens = _cu_seqlens(batch, length, q.device)
     tokens = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
@@ -116,11 +124,12 @@ def _flex(length: int, device: str) -> tuple[Callable[..., torch.Tensor], object
     return torch.compile(flex_attention), create_block_mask(causal, None, None, length, length, device=device)
 
 
-PROVIDERS: dict[str, Attend] = {
-    "ours": ours,
-    "cudnn": cudnn,
-    "flash, K repeated": flash_repeat,
-    "flash, K of stride 0": flash_stride0,
-    "flex, K repeated": flex_repeat,
-    "ours, K heads as V": ours_gqa,
+PROVIDERS = {
+    "ours": Provider(ours),
+    "cudnn": Provider(cudnn),
+    "flash, K repeated": Provider(flash_repeat),
+    # K heads become sequences, which only head-major memory can show without a copy
+    "flash, K of stride 0": Provider(flash_stride0, token_major=False),
+    "flex, K repeated": Provider(flex_repeat),
+    "ours, K heads as V": Provider(ours_gqa),
 }

@@ -29,6 +29,12 @@ def pair_arguments(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, scale: float, heads: Heads
 ) -> dict[str, Any]:
     """The kernel arguments that forward and backward share."""
+    # the one offset of 32 bits: wider, it costs the registers that dK and dV lack
+    if heads.q_per_pair * q.stride(1) >= 2**31:
+        raise ValueError(
+            f"the {heads.q_per_pair} query heads that share K and V must lie within 2**31 elements, not "
+            f"{q.stride(1)} apart each: call .contiguous() on q"
+        )
     k, v = by_unit("k", k, 1, heads), by_unit("v", v, 1, heads)
     d, e = q.shape[-1], v.shape[-1]
     return {

@@ -156,7 +156,8 @@ def _forward(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    pair = tl.program_id(1)
+    # wide: heads may lie further apart than 32 bits reach
+    pair = tl.program_id(1).to(tl.int64)
     start, length, index, owned = find_block(cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M)
     if index >= owned:
         return
@@ -190,7 +191,7 @@ def _forward(
     out += (token * num_q_heads + first_head) * E
     store_rows(out, (after * num_q_heads + head) * E, valid, acc / row_sum[:, None], E, BLOCK_E)
     natural = (row_max + tl.log2(row_sum)) * 0.6931471805599453
-    lse += tl.cast(first_head, tl.int64) * num_tokens + token
+    lse += first_head * num_tokens + token
     tl.store(lse + head.to(tl.int64) * num_tokens + after, natural, mask=valid)
 
 
@@ -229,7 +230,8 @@ def _prefill(
     kernel, grid, arguments = forward_launch(
         q, k, v, cu_seqlens, softmax_scale, out, lse, architecture(q.device)
     )
-    kernel[grid](**arguments)
+    with torch.cuda.device_of(q):
+        kernel[grid](**arguments)
     return out, lse
 
 

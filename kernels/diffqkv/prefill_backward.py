@@ -51,7 +51,8 @@ def _dq(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    pair = tl.program_id(1)
+    # wide: heads may lie further apart than 32 bits reach
+    pair = tl.program_id(1).to(tl.int64)
     start, length, index, owned = find_block(cu_seqlens, num_sequences, tl.program_id(0), Q_PER_PAIR, BLOCK_M)
     if index >= owned:
         return
@@ -64,7 +65,7 @@ def _dq(
     num_q_heads = tl.num_programs(1) * Q_PER_PAIR
     packed = token * num_q_heads + first_head
     rows = after * num_q_heads + head
-    scalars = tl.cast(first_head, tl.int64) * num_tokens + token + head.to(tl.int64) * num_tokens + after
+    scalars = first_head * num_tokens + token + head.to(tl.int64) * num_tokens + after
 
     do_tile = load_rows(do + packed * E, rows * E, valid, E, BLOCK_E, True)
     out_tile = load_rows(out + packed * E, rows * E, valid, E, BLOCK_E, True)
@@ -128,7 +129,7 @@ def _dkdv(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    unit = tl.program_id(1)
+    unit = tl.program_id(1).to(tl.int64)
     num_units = tl.num_programs(1)
     start, length, index, owned = find_block(cu_seqlens, num_sequences, tl.program_id(0), 1, BLOCK_N)
     if index >= owned:
@@ -145,20 +146,28 @@ def _dkdv(
     last_row = length * Q_PER_PAIR
     acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
-    for pair in range(PAIRS_PER_UNIT):
+    k += first_token * stride_kt + unit * stride_ku
+    v += first_token * stride_vt + unit * stride_vu
+    # what all pairs of the unit share is loaded once
+    if K_PER_UNIT == 1:
+        k_tile = load_rows(k, offsets * stride_kt, present, D, BLOCK_D, True)
+    if V_PER_UNIT == 1:
+        v_tile = load_rows(v, offsets * stride_vt, present, E, BLOCK_E, True)
+    for index_in_unit in range(PAIRS_PER_UNIT):
+        pair = tl.cast(index_in_unit, tl.int64)
         if V_PER_UNIT > 1:
             acc_dv = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
         if K_PER_UNIT > 1:
             acc_dk = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
-        k_pair = k + first_token * stride_kt + unit * stride_ku + pair * stride_kr
-        v_pair = v + first_token * stride_vt + unit * stride_vu + pair * stride_vr
-        k_tile = load_rows(k_pair, offsets * stride_kt, present, D, BLOCK_D, True)
-        v_tile = load_rows(v_pair, offsets * stride_vt, present, E, BLOCK_E, True)
+        if K_PER_UNIT > 1:
+            k_tile = load_rows(k + pair * stride_kr, offsets * stride_kt, present, D, BLOCK_D, True)
+        if V_PER_UNIT > 1:
+            v_tile = load_rows(v + pair * stride_vr, offsets * stride_vt, present, E, BLOCK_E, True)
         q_head = (unit * PAIRS_PER_UNIT + pair) * Q_PER_PAIR
         q_pair = q + start * stride_qt + q_head * stride_qh
         do_pair = do + (start * packed_heads + q_head) * E
-        lse_pair = lse + tl.cast(q_head, tl.int64) * num_tokens + start
-        delta_pair = delta + tl.cast(q_head, tl.int64) * num_tokens + start
+        lse_pair = lse + q_head * num_tokens + start
+        delta_pair = delta + q_head * num_tokens + start
         for row in range(first_row, last_row, BLOCK_M):
             position, after, head = split_rows(row, Q_PER_PAIR, BLOCK_M)
             valid = after < length - position
@@ -251,18 +260,19 @@ def prefill_backward(
     softmax_scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dq, dk, dv of the shapes of q, k, v, from the gradients of ``prefill``'s two results."""
-    do, dlse = do.contiguous(), dlse.contiguous()
+    do, dlse, out, lse = (x.contiguous() for x in (do, dlse, out, lse))
     dq, dk, dv = _gradients(q, k, v)
     delta = torch.empty_like(lse)
     where = architecture(q.device)
-    kernel, grid, arguments = dq_launch(
-        q, k, v, cu_seqlens, softmax_scale, where, out=out, lse=lse, do=do, dlse=dlse, dq=dq, delta=delta
+    launches = (
+        dq_launch(
+            q, k, v, cu_seqlens, softmax_scale, where, out=out, lse=lse, do=do, dlse=dlse, dq=dq, delta=delta
+        ),
+        dkdv_launch(q, k, v, cu_seqlens, softmax_scale, where, lse=lse, do=do, delta=delta, dk=dk, dv=dv),
     )
-    kernel[grid](**arguments)
-    kernel, grid, arguments = dkdv_launch(
-        q, k, v, cu_seqlens, softmax_scale, where, lse=lse, do=do, delta=delta, dk=dk, dv=dv
-    )
-    kernel[grid](**arguments)
+    with torch.cuda.device_of(q):
+        for kernel, grid, arguments in launches:
+            kernel[grid](**arguments)
     return dq, dk, dv
 
 

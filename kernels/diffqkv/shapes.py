@@ -62,11 +62,6 @@ class Heads:
     def q_per_unit(self) -> int:
         return self.num_q_heads // self.num_units
 
-    @property
-    def swapped(self) -> bool:
-        """Whether V is the kind that a unit shares (more K than V heads)."""
-        return self.num_k_heads > self.num_v_heads
-
 
 def count_heads(name: str, x: torch.Tensor, head_axis: int) -> int:
     """Heads of a tensor with one head axis at ``head_axis``, or two there: unit, then head inside it.
