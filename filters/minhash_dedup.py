@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 
 from filters import survivor
 from filters.forest import Forest
-from filters.minhash_index import IndexReader
+from filters.minhash_index import IndexReader, check_signature
 from filters.recall import self_check
 from kernels.text.band_records import number_documents, partition_records
 from kernels.text.buffers import text_buffers
@@ -105,13 +105,7 @@ class MinhashDedup:
     not change the output."""
 
     def __post_init__(self) -> None:
-        for name in ("ngram", "bands", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.bands * self.rows > 4096:
-            raise ValueError(f"bands x rows must be at most 4096, not {self.bands * self.rows}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0..2^32 - 1, not {self.seed}")
+        check_signature(self)
         if not 0 <= self.min_jaccard <= 1:
             raise ValueError(f"min_jaccard must lie in 0..1, not {self.min_jaccard}")
         if self.min_jaccard and self.index:

@@ -27,6 +27,17 @@ _RECORDS = pa.schema([("hash", pa.uint64()), ("document", pa.uint32())])
 _IDS = pa.schema([("id", pa.large_string())])
 
 
+def check_signature(stage: Any) -> None:
+    """Raise ValueError unless ngram, bands, rows and seed of ``stage`` make a signature."""
+    for name in ("ngram", "bands", "rows"):
+        if getattr(stage, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(stage, name)}")
+    if stage.bands * stage.rows > 4096:
+        raise ValueError(f"bands x rows must be at most 4096, not {stage.bands * stage.rows}")
+    if not 0 <= stage.seed < 2**32:
+        raise ValueError(f"seed must lie in 0..2^32 - 1, not {stage.seed}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MinhashIndex:
     """Save the band hashes and ids of documents as an index that ``minhash_dedup`` takes (``index``).
@@ -56,13 +67,7 @@ class MinhashIndex:
     """Seed of the slots' permutations."""
 
     def __post_init__(self) -> None:
-        for name in ("ngram", "bands", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.bands * self.rows > 4096:
-            raise ValueError(f"bands x rows must be at most 4096, not {self.bands * self.rows}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0..2^32 - 1, not {self.seed}")
+        check_signature(self)
 
     def fit(
         self,
