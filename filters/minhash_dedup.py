@@ -57,7 +57,7 @@ class MinhashDedup:
     Of a cluster one stays, the others are dropped by the rule "near_duplicate" and name it in
     ``minhash_cluster_id``. Ties go to the first by (shard, row). If any member is held out, the
     one that stays becomes held out: no near copy of a held-out page is trained on. Texts without a
-    word match nothing. What a word is: kernels/text/minhash.py.
+    word match nothing. What a word is: kernels/text/folding.py.
 
     With an ``index`` of documents from earlier runs (stage ``minhash_index``), a cluster of which
     any member shares a band with one of those is dropped whole, by the rule "indexed_duplicate";
