@@ -126,9 +126,16 @@ def measure(architectures: list[str], ops: list[str], everything: bool) -> Itera
 
 
 def _key(architecture: str, kernel: Any, arguments: dict[str, Any]) -> str:
-    """What tells compiled kernels apart."""
-    values = {k: v.dtype if isinstance(v, torch.Tensor) else v for k, v in sorted(arguments.items())}
-    return f"{architecture} {kernel.__name__} {values}"
+    """What tells compiled kernels apart: of an int at run time, only whether it is 1 or a multiple of 16."""
+    values = []
+    for parameter in kernel.params:
+        value = arguments[parameter.name]
+        if isinstance(value, torch.Tensor):
+            value = value.dtype
+        elif isinstance(value, int) and not parameter.is_constexpr:
+            value = value == 1, value % 16 == 0
+        values.append(value)
+    return f"{architecture} {kernel.__name__} {values} {arguments['num_warps']} {arguments['num_stages']}"
 
 
 def _row(case: tuple[Any, ...], number: int) -> dict[str, Any]:
