@@ -164,7 +164,7 @@ def _row(case: tuple[Any, ...], number: int) -> dict[str, Any]:
 def markdown(row: dict[str, Any] | None) -> str:
     """One row of the table, or its head."""
     if row is None:
-        names = ["op", "GPU", "heads", "d_k, d_v", "dtype", "tile", "warps", "stages"]
+        names = ["op", "kernel", "GPU", "heads", "d_k, d_v", "dtype", "tile", "warps", "stages"]
         names += ["registers", "spilled bytes", "shared bytes", "instructions"]
         return "| " + " | ".join(names) + " |\n|" + "---|" * len(names)
     cells = [
