@@ -71,17 +71,19 @@ def test_one_worker(unbroken: tuple[Path, dict, dict], tmp_path: Path, record_pr
 def test_killed_in(
     phase: str, victim: str, unbroken: tuple[Path, dict, dict], tmp_path: Path, record_property
 ) -> None:
-    _, first, _ = unbroken
+    folder, first, _ = unbroken
     config = write_dag(tmp_path, nodes(tmp_path), name="first")
     store = tmp_path / "store"
-    # the phase has begun: it has a commit, or the one before it has all of its own
-    before = PHASES[max(0, PHASES.index(phase) - 1)]
     chance = random.Random(f"{phase} {victim}")
 
+    def done_of(store: Path, phase: str) -> int:
+        return len(list(store.glob(f"near-*/commits/{phase}-*.json")))
+
     def begun() -> bool:
-        return any(store.glob(f"near-*/commits/{phase}-*.json")) or (
-            phase == "cluster" and len(list(store.glob(f"near-*/commits/{before}-*.json"))) == 4
-        )
+        if phase == PHASES[0]:
+            return done_of(store, phase) > 0
+        before = PHASES[PHASES.index(phase) - 1]
+        return done_of(store, before) == done_of(folder / "store", before)
 
     with driver(config, tmp_path / "run") as current:
         current.until(begun, 120)
