@@ -214,10 +214,11 @@ def next_items(plan: Plan, phase: int, before: list[Commit]) -> list[dict]:
     if per == "shard":
         shards = plan.inputs[plan.unit.main_input].shards
         is_last = phase == len(plan.unit.last.step.phases) - 1
+        named = set(names)
         return [
             _item(plan, f"{name}-{number:05d}", {"shard": number}, [shard["content_hash"], done])
             for number, shard in enumerate(shards)
-            if is_last or f"{number:05d}" in names
+            if is_last or f"{number:05d}" in named
         ]
     if per == "partition":
         return [_item(plan, f"{name}-{table}", {"name": table}, done) for table in names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.extract.stage import DOCUMENT_SCHEMA, document_id, split_of
+from pipelines.storage import matching_files
 
 # columns that are taken as they are where a file has them, and null elsewhere
 _TAKEN = ("title", "url", "license", "metadata")
@@ -69,13 +69,7 @@ class ReadParquet:
 
     def items(self) -> list[dict]:
         """Runs of row groups, in order of file name; a file is known by its footer."""
-        found: set[str] = set()
-        for pattern in self.paths:
-            files = [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
-            if not files:
-                raise ValueError(f"paths: no file matches {pattern!r} (from {os.getcwd()})")
-            found.update(os.path.abspath(file) for file in files)
-        return [item for path in sorted(found) for item in self._items_of(path)]
+        return [item for path in matching_files(self.paths) for item in self._items_of(path)]
 
     def _items_of(self, path: str) -> Iterator[dict]:
         with self._open(path) as file:

@@ -7,10 +7,11 @@ stores cannot: data files get unique names, and a small JSON file that names the
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,17 @@ class Folder:
             raise FileNotFoundError(f"{self.uri}/{name} is not there")
         copy.write_bytes(data)
         return copy
+
+
+def matching_files(patterns: Iterable[str]) -> list[str]:
+    """Absolute paths of the local files that any pattern matches, sorted; ValueError for one without any."""
+    found: set[str] = set()
+    for pattern in patterns:
+        files = [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
+        if not files:
+            raise ValueError(f"paths: no file matches {pattern!r} (from {os.getcwd()})")
+        found.update(os.path.abspath(file) for file in files)
+    return sorted(found)
 
 
 def is_full(error: OSError) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from typing import IO, Any, ClassVar
 
 import pipelines
 from pipelines.crawl.urls import Scope, canonical, host_of
+from pipelines.storage import matching_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,13 +197,7 @@ class ReadWarc:
 
     def items(self) -> list[dict]:
         """One item a file, in order of name, with the hash of what it held when planned."""
-        found: set[str] = set()
-        for pattern in self.paths:
-            files = [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
-            if not files:
-                raise ValueError(f"paths: no file matches {pattern!r} (from {os.getcwd()})")
-            found.update(os.path.abspath(file) for file in files)
-        return [{"path": file, "sha256": _sha256(file)} for file in sorted(found)]
+        return [{"path": file, "sha256": _sha256(file)} for file in matching_files(self.paths)]
 
     def read(self, args: dict, committed: list[Path]) -> Iterator[Path]:
         """The file itself, once; ValueError if it is not what it was when the run was planned."""
