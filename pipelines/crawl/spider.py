@@ -27,7 +27,7 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import StopDownload
 from scrapy.http import Response
 
-from pipelines.child import die_with_parent
+from synth.child import die_with_parent
 from pipelines.crawl.frontier import Frontier
 from pipelines.crawl.guard import guard_reactor
 from pipelines.crawl.robots import MAX_BYTES, Robots, RobotsAnswer
