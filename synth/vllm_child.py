@@ -84,6 +84,8 @@ class Server:
 
     def _start(self, settings: dict[str, Any]) -> str:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(settings["memory_gb"]))))
+        # Ray's OMP_NUM_THREADS counts; without this vLLM takes cores that others were given
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform

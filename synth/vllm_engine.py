@@ -17,7 +17,7 @@ from asyncio.subprocess import PIPE, Process
 from synth.engine import Completion, EngineDied, EngineSettings, Refused, Request
 
 START_SECONDS = 900  # a large model from a slow disk
-LAST_WORDS = 40  # lines
+LAST_WORDS = 400  # lines kept
 
 
 class Vllm:
