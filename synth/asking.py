@@ -71,7 +71,9 @@ class Asking:
         return sorted(self.attempts, key=order)
 
     async def _recipe(self, part: Part, recipe: Recipe) -> None:
-        for number in range(self.retries + 1):
+        # a greedy writer says the same again
+        retries = self.retries if recipe.sampling.temperature > 0 else 0
+        for number in range(retries + 1):
             attempt = await self._attempt(part, recipe, number)
             self.attempts.append(attempt)
             if attempt.accepted or attempt.error:

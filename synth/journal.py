@@ -22,7 +22,7 @@ class Journal:
         self.path = path
         self.done: dict[str, Completion] = {}
         good = self._read()
-        self._file = open(path, "ab")  # noqa: SIM115: it lives as long as we do
+        self._file = open(path, "ab")  # noqa: SIM115
         self._file.truncate(good)
         self._lines: list[bytes] = []
         self._flushed: asyncio.Future | None = None

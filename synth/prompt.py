@@ -46,7 +46,9 @@ class Prompts:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"engine: {folder} holds no tokenizer that transformers reads: {error}") from error
+            raise ValueError(
+                f"engine: {folder} holds no tokenizer that transformers reads: {error}"
+            ) from error
         if not tokenizer.is_fast:
             raise ValueError(f"engine: {folder}: its tokenizer has no fast form (tokenizer.json)")
         return Prompts(tokenizer)

@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -18,6 +19,7 @@ from synth.engine import Completion, EngineDied, EngineSettings, Refused, Reques
 
 START_SECONDS = 900  # a large model from a slow disk
 LAST_WORDS = 400  # lines kept
+_ERROR = re.compile(r"\b(?!EngineDeadError)\w+(?:Error|Exception): .*")
 
 
 class Vllm:
@@ -131,10 +133,9 @@ class Vllm:
                 waiting.exception()
 
     def _last_words(self) -> str:
-        """The end of what vLLM printed, from its first error on."""
-        words = list(self.words)
-        first = next((n for n, line in enumerate(words) if "Error" in line), max(0, len(words) - 8))
-        return "".join(words[first:])[-1500:].strip()
+        """What vLLM printed of errors, the cause first; without any, its last lines."""
+        errors = [match[0].strip() for line in self.words if (match := _ERROR.search(line))]
+        return "\n".join(list(dict.fromkeys(errors))[:4] or [line.rstrip() for line in list(self.words)[-8:]])
 
     async def _overhear(self) -> None:
         assert self.child.stderr is not None

@@ -47,7 +47,7 @@ def write_llama(folder: Path, texts: list[str], **shape: Any) -> Path:
     tokenizer = write_tokenizer(folder, texts)
     torch.manual_seed(0)
     keys = {
-        "hidden_size": 64,
+        "hidden_size": 128,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
