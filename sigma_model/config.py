@@ -26,7 +26,7 @@ class SigmaConfig(PreTrainedConfig):
 
     model_type = "sigma_diffqkv"
     keys_to_ignore_at_inference = ["past_key_values"]
-    attribute_map = {"num_attention_heads": "num_q_heads"}
+    attribute_map = {"num_attention_heads": "num_q_heads", "num_key_value_heads": "num_k_heads"}
 
     def __init__(
         self,
