@@ -89,8 +89,8 @@ def _report(job: Job, commits: list[Commit]) -> dict:
         return dict(commits[0].report)
     if job.unit.shape == "expand":
         total: dict = {}
-        for commit in commits:
-            add_up(total, commit.report)
+        for done in commits:
+            add_up(total, done.report)
         return total
     for phase, per in job.unit.last.step.phases if job.unit.shape == "shuffle" else ():
         if per == "all" and (commit := read_commit(job.plan.dataset, f"{phase}-all")):

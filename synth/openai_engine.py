@@ -125,8 +125,7 @@ class OpenAI:
     def _final(self, status: int, problem: str) -> ValueError:
         if status in (401, 403):
             return ValueError(
-                f"engine: {self.url} takes no key from {self.settings.key_variable}: {problem}: export a valid"
-                " one"
+                f"engine: {self.url} does not take the key in {self.settings.key_variable}: {problem}"
             )
         if status == 404:
             return ValueError(

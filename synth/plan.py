@@ -69,7 +69,7 @@ class Rule:
             if isinstance(given, Mapping):
                 if not given or set(given) - {"least", "most"}:
                     raise ValueError(f"where.{column}: write {{least: 0.5, most: 1}}, not {given!r}")
-                found[column] = Condition(**given)
+                found[column] = Condition(least=given.get("least"), most=given.get("most"))
             else:
                 values = given if isinstance(given, list) else [given]
                 found[column] = Condition(is_=tuple(str(value) for value in values))

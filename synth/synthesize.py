@@ -43,6 +43,7 @@ OWN = {
     "synth_prompt_tokens": "int32",
     "synth_output_tokens": "int32",
 }
+_FIELDS = {**OWN, **COLUMNS, "parent_row": "int64", "error": "string"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,9 +247,6 @@ class _Output:
         recipe, part = attempt.recipe, attempt.part
         names = [part.id, self.node, recipe.name, recipe.version, part.number, attempt.number, ordinal]
         return hashlib.blake2b("\0".join(map(str, names)).encode(), digest_size=16).hexdigest()
-
-
-_FIELDS = {**OWN, **COLUMNS, "parent_row": "int64", "error": "string"}
 
 
 def _type(kind: str) -> pa.DataType:

@@ -14,6 +14,7 @@ runs this file as ``__mp_main__`` before anything else, one that it forks runs t
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import sys
@@ -80,7 +81,10 @@ class Server:
                 continue
             task = asyncio.create_task(self._answer(page))
             self.tasks[page["id"]] = task
-            task.add_done_callback(lambda _, name=page["id"]: self.tasks.pop(name, None))
+            task.add_done_callback(functools.partial(self._forget, page["id"]))
+
+    def _forget(self, name: str, task: asyncio.Task) -> None:
+        self.tasks.pop(name, None)
 
     def _start(self, settings: dict[str, Any]) -> str:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(settings["memory_gb"]))))

@@ -121,9 +121,8 @@ class Vllm:
                 self.ready.exception()
             elif "dead" in page:
                 self.dead = f"vLLM's engine died: {page['dead']}"
-            elif waiting := self.waiting.get(page["id"]):
-                if not waiting.done():
-                    waiting.set_result(page)
+            elif (waiting := self.waiting.get(page["id"])) and not waiting.done():
+                waiting.set_result(page)
         code = await self.child.wait()
         self.dead = self.dead or f"vLLM's process ended with exit code {code}"
         self.dead += f"; its last words:\n{self._last_words()}"
