@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from functools import cache
 from typing import Any
 
 from synth.engine import Engine, EngineDied, EngineSettings, start_engine
@@ -13,15 +12,20 @@ from synth.engine import Engine, EngineDied, EngineSettings, start_engine
 LOOK_SECONDS = 0.5
 
 
-@cache
+_started = threading.Lock()
+_loops: list[asyncio.AbstractEventLoop] = []
+
+
 def _loop() -> asyncio.AbstractEventLoop:
-    """An event loop in a thread of its own that ends with the process.
+    """The one event loop, in a thread of its own that ends with the process.
 
     Children are started by this thread, and to the kernel it is their parent: it must outlive them.
     """
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="engine", daemon=True).start()
-    return loop
+    with _started:
+        if not _loops:
+            _loops.append(asyncio.new_event_loop())
+            threading.Thread(target=_loops[0].run_forever, name="engine", daemon=True).start()
+        return _loops[0]
 
 
 _engines: dict[EngineSettings, asyncio.Task[Engine]] = {}

@@ -39,7 +39,8 @@ class Journal:
                 if not line.endswith(b"\n") or crc != b"%08x" % zlib.crc32(body):
                     break
                 page = json.loads(body)
-                self.done[page.pop("key")] = Completion(**page)
+                key = page.pop("key")
+                self.done[key] = Completion(**page)
                 good += len(line)
         return good
 

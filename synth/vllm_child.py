@@ -46,8 +46,6 @@ def engine_arguments(settings: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
             "max_num_batched_tokens": max(settings["context"], 4096),
             "enforce_eager": True,
         }
-        if settings["tensor_parallel"] == 1:
-            arguments["distributed_executor_backend"] = "uni"  # one process less
     else:
         arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
     return arguments | {name: value for name, value in settings["args"]}
