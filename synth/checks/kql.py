@@ -62,11 +62,8 @@ class _Query(Expressions):
             self.pipeline()
 
     def pipeline(self) -> None:
-        if (
-            self.kind == "name"
-            and self.peek() != "("
-            and self.text in ("print", "range", "union", "search", "find")
-        ):
+        called = self.peek() == "("
+        if self.ahead("print", "union") or (self.ahead("range", "search", "find") and not called):
             operator = self.name()
             self.range() if operator == "range" else self.operator(operator)
         elif self.ahead("datatable", "externaldata"):
@@ -292,6 +289,12 @@ class _Query(Expressions):
         self.name()
         if self.take("with"):
             self.bracket("(")
+        # older spellings: kind=stacked title="..." by column
+        while self.kind == "name" and self.peek() == "=":
+            self.at += 2
+            self.primary()
+        if self.take("by"):
+            self.columns()
 
     def serialize(self) -> None:
         if self.kind == "name":

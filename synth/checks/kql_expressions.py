@@ -10,8 +10,8 @@ _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*)
     | (?P<string>[hH]?(?:@"(?:[^"]|"")*"|@'(?:[^']|'')*'|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|```.*?```))
     | (?P<literal>\b(?:datetime|date|timespan|time|guid|decimal|long|int|real|bool)\s*\([\w.:+\s-]*\))
-    | (?P<number>0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?:microseconds?|milliseconds?|sec(?:onds?)?
-        |min(?:utes?)?|hours?|hrs?|days?|ticks?|ms|[dhms])?(?!\w))
+    | (?P<number>0[xX][0-9a-fA-F]+|\d+(?:\.(?!\.)\d*)?(?:[eE][+-]?\d+)?
+        (?:microseconds?|milliseconds?|sec(?:onds?)?|min(?:utes?)?|hours?|hrs?|days?|ticks?|ms|[dhms])?(?!\w))
     | (?P<name>[$A-Za-z_]\w*|\['[^'\n]+'\]|\["[^"\n]+"\])
     | (?P<op>==|!=|<>|=~|!~|<=|>=|=>|\.\.|[-+*/%|,;:.()\[\]{}<>=!~?])""",
     re.VERBOSE | re.DOTALL,
@@ -103,7 +103,7 @@ class Expressions:
     def comparison(self) -> None:
         self.sum()
         while True:
-            if self.take("==", "!=", "<>", "=~", "!~", "<", "<=", ">", ">=", ":", "="):
+            if self.take("==", "!=", "<>", "=~", "!~", "<", "<=", ">", ">=", "="):
                 self.sum()
                 continue
             if not (self.ahead("!") and self.peek() in COMPARISONS) and not self.ahead(*COMPARISONS):
@@ -194,8 +194,7 @@ class Expressions:
             self.subquery()
         elif self.ahead("*"):
             self.at += 1
-        elif self.ahead("{"):
-            self.at += 1
+        elif self.take("{"):
             self.query_until("}")
             self.need("}")
         else:
@@ -239,7 +238,11 @@ class Expressions:
             elif self.ahead(")", "]", "}"):
                 raise self.fail("an opening bracket before it")
             elif self.take(","):
-                if self.at == start + 1 or self.kind == "end" or self.ahead(",", *ends):
+                if (
+                    self.at == start + 1
+                    or self.kind == "end"
+                    or self.ahead(",", *(end for end in ends if end != "]"))
+                ):
                     raise self.fail("something between commas")
             else:
                 self.at += 1
