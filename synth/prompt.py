@@ -19,7 +19,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 # What chat templates in use are made of, for endpoints that encode by themselves.
-_MARKS = re.compile(r"<(?=[|｜/]?\w[\w ▁:.|｜-]{0,40}[|｜]?>)|\[(?=/?[A-Z_]{2,24}\])|<(?=<(?:/?SYS)>>)")
+_NAMES = (
+    "s|bos|eos|pad|unk|mask|sep|cls|im_start|im_end|start_of_turn|end_of_turn|think|tool_call|tool_response"
+)
+_MARKS = re.compile(
+    rf"<(?=[|｜])|<(?=/?(?:{_NAMES})>)|<(?=</?SYS>>)|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w+)\])"
+)
 
 
 def defused(text: str) -> str:
