@@ -271,7 +271,7 @@ def _check_inputs(name: str, spec: dict, cls: Any, specs: dict, reader: _Reader)
             near = registry.nearest(source, [str(item) for item in specs])
             reader.error(path, f"node {name!r}, input {key!r}: no node is called {source!r}{near}")
     for key in wanted:
-        if key not in given:
+        if key not in given and key not in getattr(cls, "optional", ()):
             reader.error(here, f"node {name!r}: input {key!r} ({cls.inputs[key]}) is missing")
     return dict(given)
 

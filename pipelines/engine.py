@@ -31,6 +31,7 @@ from pipelines.finish import lost_rows, make_manifest
 from pipelines.job import Job, job_status, make_task
 from pipelines.lease import Lease
 from pipelines.plan import Plan, make_plan, next_items, refilter_source, units
+from pipelines.residents import Pool
 from pipelines.storage import DiskFull, Folder, is_full
 from pipelines.work import run_item
 
@@ -64,6 +65,7 @@ class Engine:
         self.store = Folder(dag.store)
         self.refs: dict[Any, tuple[Job, str]] = {}
         self.remote_items: dict[int, Any] = {}
+        self.pools: dict[str, Pool] = {}
         self.not_before: dict[str, float] = {}
         self.stopping = ""
         self.interrupts = 0
@@ -103,6 +105,8 @@ class Engine:
                 signal.signal(number, handler)
             if self.refs:
                 self._kill_workers()
+            for pool in self.pools.values():
+                pool.close()
             lease.release()
         state = {DONE: "done", INTERRUPTED: "stopped", DISK: "disk full"}.get(code, "failed")
         try:
@@ -154,6 +158,8 @@ class Engine:
                 self._try_open(job)
         if not self.stopping:
             self._submit()
+        for name in [name for name in self.pools if self.jobs[name].state != "running"]:
+            self.pools.pop(name).close()
         if self.refs:
             self._collect()
             return True
@@ -263,11 +269,10 @@ class Engine:
     # -- work items -------------------------------------------------------------------------------
 
     def _submit(self) -> None:
-        limit = 2 * self.cpus
         now = time.monotonic()
         for job in self.jobs.values():
             for _ in range(len(job.queue)):
-                if job.state != "running" or len(self.refs) >= limit:
+                if job.state != "running" or not self._has_room(job):
                     break
                 name = job.queue.popleft()
                 if self.not_before.get(f"{job.name}/{name}", 0) > now:
@@ -275,11 +280,22 @@ class Engine:
                     continue
                 self._submit_item(job, name)
 
+    def _has_room(self, job: Job) -> bool:
+        if getattr(job.unit.last.step, "resident", False):
+            return job.name not in self.pools or self.pools[job.name].has_room
+        return len(self.refs) - sum(pool.in_flight for pool in self.pools.values()) < 2 * self.cpus
+
     def _submit_item(self, job: Job, name: str) -> None:
         job.started = job.started or time.time()
         cpus = min(max(node.cpus for node in job.unit.nodes), self.cpus)
         task = make_task(job, name, self.jobs, self.run_folder, self.dag.seed)
-        self.refs[self._remote_item(cpus).remote(task)] = (job, name)
+        if getattr(job.unit.last.step, "resident", False):
+            if job.name not in self.pools:
+                self.pools[job.name] = Pool(job.unit.last.step, cpus)
+            ref = self.pools[job.name].submit(task)
+        else:
+            ref = self._remote_item(cpus).remote(task)
+        self.refs[ref] = (job, name)
 
     def _remote_item(self, cpus: int) -> Any:
         """The function that Ray calls: made once, or Ray sends it to the workers for each item anew."""
@@ -303,7 +319,11 @@ class Engine:
                 text = f"the worker could not load it: {str(error).strip().splitlines()[-1]}"
                 result = {"failure": _worker_failure(error, text)}
             except ray.exceptions.RayError as error:  # the worker or its node died
-                result = {"failure": _worker_failure(error, f"the worker died: {_first_line(error)}")}
+                failure = _worker_failure(error, f"the worker died: {_first_line(error)}")
+                result = {"failure": {**failure, "spoils_worker": True}}
+            if job.name in self.pools:
+                spoilt = result.get("failure", {}).get("spoils_worker", False)
+                self.pools[job.name].collected(ref, spoilt)
             if "commit" in result:
                 job.commits[name] = Commit.from_json(result["commit"])
                 job.failures.pop(name, None)
@@ -423,8 +443,9 @@ class Engine:
     def _kill_workers(self) -> None:
         import ray
 
-        for ref in self.refs:
-            ray.cancel(ref, force=True)
+        for ref, (job, _) in self.refs.items():
+            if job.name not in self.pools:  # an actor is killed as a whole
+                ray.cancel(ref, force=True)
         self.refs.clear()
 
     def _log(self, event: str, **facts: Any) -> None:

@@ -43,7 +43,7 @@ def make_manifest(
             by_role[file.role].append(file)
     # a shard that nothing came out of would only cost the nodes to come a work item
     rows = [file for file in by_role["rows"] if file.rows or output == "artifact"]
-    report = dict(commits[0].report) if unit.shape == "fit" else _phase_report(job)
+    report = _report(job, commits)
     if plan.annotated:
         report["annotated"] = plan.annotated
     now = time.time()
@@ -83,12 +83,30 @@ def make_manifest(
     )
 
 
-def _phase_report(job: Job) -> dict:
-    """What the phase of a shuffle that sees everything had to say."""
+def _report(job: Job, commits: list[Commit]) -> dict:
+    """What a fit, the items of an expand, or the phase of a shuffle that sees everything had to say."""
+    if job.unit.shape == "fit":
+        return dict(commits[0].report)
+    if job.unit.shape == "expand":
+        total: dict = {}
+        for done in commits:
+            add_up(total, done.report)
+        return total
     for phase, per in job.unit.last.step.phases if job.unit.shape == "shuffle" else ():
         if per == "all" and (commit := read_commit(job.plan.dataset, f"{phase}-all")):
             return dict(commit.report)
     return {}
+
+
+def add_up(total: dict, more: dict) -> None:
+    """Add ``more`` to ``total``, number by number, at any depth; of what is no number the first stays."""
+    for key, value in more.items():
+        if isinstance(value, dict):
+            add_up(total.setdefault(key, {}), value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            total[key] = total.get(key, 0) + value
+        else:
+            total.setdefault(key, value)
 
 
 def _schema(folder: Folder, rows: list[File]) -> dict[str, str]:

@@ -42,6 +42,7 @@ BUILT_IN = {
     "load_tokenizer": "pipelines.train_tokenizer:LoadTokenizer",
     "tokenize": "pipelines.tokenize:Tokenize",
     "train": "pipelines.train:Train",
+    "synthesize": "synth.synthesize:Synthesize",
 }
 # Stages that are no more, and how to write them now.
 REPLACED = {

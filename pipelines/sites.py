@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pipelines
-from pipelines.child import die_with_parent
+from synth.child import die_with_parent
 
 # pydoc imports what it shows: these open windows, browsers or other programs, or run tests.
 PYDOC_DENY = (

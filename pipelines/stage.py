@@ -11,6 +11,7 @@ they make no sense together. Its class variables tell the engine what it is:
     libraries    distributions whose version can change the output, ("numba", "pyarrow"), and
                  "unicodedata" where Python's Unicode tables can
     inputs       {input name: kind}, kinds "documents", "warc", "tokens", "artifact"
+    optional     of ``inputs``, names that a node may leave out
     output       kind of the dataset it writes
     needs        columns it reads (checked before the node starts)
     adds         columns it adds, {name: pyarrow type as text}
@@ -29,7 +30,15 @@ expand   expand(self, shard, **artifacts) -> pa.Table        ``shard`` is a pa.T
                                               or a Path (warc); the result has ``parent_row``
                                               (int64): the row (or record) each row came from.
                                               Every input row appears at least once: as output,
-                                              as a drop, or as an error
+                                              as a drop, or as an error. It may return (table,
+                                              report): the reports (dicts, JSON) of a node's items
+                                              are added up, number by number
+         A stage with ``resident = True`` keeps something loaded (a model, a connection) from item
+         to item: its items run in ``replicas`` actors, each with ``cpus`` and ``gpus``, that live as
+         long as the node, two items at a time, in threads. Its expand also gets, by keyword, ``node``
+         (name), ``seed`` (of the run), ``scratch`` (a folder of this item that survives a crash; one
+         process at a time has it), and ``progress(text)``, to call now and then: it raises when the
+         run is to stop. An error with ``spoils_worker = True`` replaces the actor
 shuffle  phases = (("sign", "shard"), ("group", "partition"), ("cluster", "all"), ("apply", "shard"))
          one method a phase, named as it:
          per "shard"      sign(self, shard: int, table, mine) -> dict[str, pa.Table]

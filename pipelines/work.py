@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def _failure(error: Exception, task: Task) -> dict:
         "disk_full": disk_full,
         "stopped": isinstance(error, Stopped),
         "denied": isinstance(error, PermissionError),
+        "spoils_worker": getattr(error, "spoils_worker", False),
         "traceback": traceback.format_exc(limit=20),
     }
 
@@ -321,7 +323,16 @@ def _run_expand(task: Task) -> Commit:
         shard = folder.local(task.shard["file"], Path(tempfile.gettempdir()) / "corpusmill-shards")
     rows_in = shard.num_rows if is_table else task.shard["rows"]
     started = time.monotonic()
-    out = step.expand(shard, **_artifacts(task, node))
+    if getattr(step, "resident", False):
+        with _scratch(task, f"scratch/{task.item['item']}") as scratch:
+            # one that was at it until now may have committed
+            if done := read_commit(task.folder, task.item["item"]):
+                return done
+            facts = {"node": node, "seed": task.seed, "scratch": scratch, "progress": _progress(task)}
+            out = step.expand(shard, **facts, **_artifacts(task, node))
+    else:
+        out = step.expand(shard, **_artifacts(task, node))
+    out, report = out if isinstance(out, tuple) else (out, {})
     parent = out["parent_row"].to_numpy()
     seen = np.unique(parent)
     if len(seen) != rows_in or (rows_in and (seen[0] != 0 or seen[-1] != rows_in - 1)):
@@ -333,7 +344,20 @@ def _run_expand(task: Task) -> Commit:
     rows = Rows(task, rows_in)
     table, _ = rows.split(node, out.drop_columns(["parent_row"]), parent, time.monotonic() - started)
     rows.steps[0]["rows_in"] = rows_in
-    return rows.write(table)
+    commit = rows.write(table)
+    commit.report = report
+    return commit
+
+
+@contextmanager
+def _scratch(task: Task, name: str) -> Iterator[Path]:
+    """A folder that survives a crash, for one process at a time: the worker of a driver that died may
+    still be at it, and its lock ends with it. In an object store there is no such folder."""
+    scratch = Path(task.folder.path(name)) if task.folder.is_local else Path(tempfile.mkdtemp())
+    scratch.mkdir(parents=True, exist_ok=True)
+    with open(scratch / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield scratch
 
 
 def _run_source(task: Task) -> Commit:
@@ -433,11 +457,7 @@ def _run_fit(task: Task) -> Commit:
             inputs[name] = pa.dataset.dataset(files, filesystem=source.fs, format="parquet")
         else:
             inputs[name] = source.local(given["where"], Path(tempfile.gettempdir()) / "corpusmill-fit")
-    scratch = Path(folder.path("scratch")) if folder.is_local else Path(tempfile.mkdtemp())
-    scratch.mkdir(parents=True, exist_ok=True)
-    with open(scratch / "lock", "w") as lock:
-        # the worker of a driver that died may still be at it: its lock ends with it
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _scratch(task, "scratch") as scratch:
         return read_commit(folder, item) or _fit(task, step, scratch, inputs)
 
 

@@ -27,13 +27,13 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import StopDownload
 from scrapy.http import Response
 
-from pipelines.child import die_with_parent
 from pipelines.crawl.frontier import Frontier
 from pipelines.crawl.guard import guard_reactor
 from pipelines.crawl.robots import MAX_BYTES, Robots, RobotsAnswer
 from pipelines.crawl.stage import Crawl
 from pipelines.crawl.urls import Answer, answer_of, host_of, origin_of
 from pipelines.warc import PartWriter, read_records
+from synth.child import die_with_parent
 
 MAX_ROBOTS_HOPS = 5
 MAX_IN_FLIGHT = 256

@@ -1,0 +1,156 @@
+"""Documents to new documents through the DAG, with a scripted endpoint as the writer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from synth_runs import MODULES, endpoint, recorded, rows, scripted, seed_of, write_documents
+from toy_runs import driver, manifests, run, wait_gone, write_dag
+
+from synth.recipe import builtin_recipes
+
+
+def nodes(folder: Path, engine: dict, modules: tuple[str, ...] = MODULES, **parameters: object) -> dict:
+    parameters = {"recipes": ["faq", "wiki"], "most_parts": 2, **parameters}
+    return {
+        "docs": write_documents(folder / "in", modules),
+        "new": {"stage": "synthesize", "input": "docs", "engine": engine, **parameters},
+    }
+
+
+def test_every_recipe(local_ray: int, tmp_path: Path) -> None:
+    """All built-in recipes: documents with their birth certificate, every row accounted for."""
+    names = list(builtin_recipes())
+    with scripted(tmp_path, bad_every=7) as server:
+        dag = nodes(tmp_path, endpoint(server), MODULES[:4], recipes=names)
+        code, engine = run(write_dag(tmp_path, dag), tmp_path / "run")
+        assert code == 0, engine.jobs["new"].error
+        answered = server.answered()
+    made, rejected = rows(tmp_path / "run", "new"), rows(tmp_path / "run", "new", "dropped")
+    manifest = manifests(tmp_path / "run")["new"]
+    assert {row["synth_recipe"] for row in made} == set(names)
+    parents = {row["id"]: row for row in rows(tmp_path / "run", "docs")}
+    assert len({row["id"] for row in made + rejected}) == len(made) + len(rejected)
+    for row in made:
+        assert row["parents"][0] in parents and row["title"] == parents[row["parents"][0]]["title"]
+        assert row["synth_model"] == "scripted" and len(row["synth_prompt_hash"]) == 32
+        assert row["synth_version"] == builtin_recipes()[row["synth_recipe"]].version
+        assert row["check_finish"] and row["text"].strip()
+    # one refusal in seven: rejected, and asked again with another seed
+    refused = [row for row in rejected if row["text"].startswith("I'm sorry")]
+    assert {row["drop_rule"] for row in refused} == {"parse", "refusal"}
+    assert all(row["synth_seed"] % 7 == 0 for row in refused)
+    tried = {
+        (row["parents"][0], row["synth_part"], row["synth_recipe"], row["synth_attempt"])
+        for row in made + rejected
+        if row["parents"]
+    }
+    assert all(
+        (r["parents"][0], r["synth_part"], r["synth_recipe"], r["synth_attempt"] + 1) in tried
+        for r in refused
+        if r["synth_attempt"] < 2
+    )
+    report = manifest["report"]["recipes"]
+    assert sum(recipe["accepted"] for recipe in report.values()) == len(made) == manifest["counts"]["kept"]
+    assert sum(recipe["requests"] for recipe in report.values()) == sum(answered.values())
+    assert max(answered.values()) == 1
+    told: Counter = Counter()
+    for recipe in report.values():
+        told.update(recipe["rejected"])
+    assert told == Counter(row["drop_rule"] for row in rejected)
+
+
+@pytest.mark.parametrize("victim", ["driver", "actor"])
+def test_killed_and_resumed(local_ray: int, tmp_path: Path, victim: str) -> None:
+    """SIGKILL in mid-run: what was recorded is not asked again, and nothing is lost."""
+    with scripted(tmp_path, delay=0.3) as server:
+        config = write_dag(tmp_path, nodes(tmp_path, endpoint(server, concurrency=4)))
+        with driver(config, tmp_path / "run") as first:
+            first.until(lambda: len(recorded(tmp_path / "store")) >= 6)
+            if victim == "driver":
+                left = first.kill()
+            else:
+                actors = [p for p in first.family() if "ray::Resident" in " ".join(p.cmdline())]
+                assert actors, "no actor holds the engine"
+                actors[0].kill()
+                before = recorded(tmp_path / "store")
+                assert first.wait() == 0, first.output()
+        if victim == "driver":
+            before = recorded(tmp_path / "store")
+            wait_gone(left)
+            code, _ = run(config, tmp_path / "run")
+            assert code == 0
+        answered = server.answered()
+    assert 6 <= len(before) < len(recorded(tmp_path / "store"))
+    assert all(answered[seed_of(key, 3)] == 1 for key in before)
+    # what was on its way is asked again: at most what one engine has in flight
+    assert sum(count > 1 for count in answered.values()) <= 4
+    report = manifests(tmp_path / "run")["new"]["report"]
+    assert report["answers_from_journal"] >= len(before)
+    assert {row["parents"][0] for row in rows(tmp_path / "run", "new")} == {
+        row["id"] for row in rows(tmp_path / "run", "docs")
+    }
+
+
+def test_a_torn_line_is_asked_again(local_ray: int, tmp_path: Path) -> None:
+    """A journal that a crash tore is cut where it is torn."""
+    with scripted(tmp_path, delay=0.2) as server:
+        config = write_dag(tmp_path, nodes(tmp_path, endpoint(server, concurrency=2), MODULES[:2]))
+        with driver(config, tmp_path / "run") as first:
+            first.until(lambda: len(recorded(tmp_path / "store")) >= 3)
+            wait_gone(first.kill())
+        journals = (tmp_path / "store").glob("*/scratch/*/generations.jsonl")
+        journal = next(file for file in journals if file.stat().st_size)
+        data = journal.read_bytes()
+        journal.write_bytes(data[:-5])
+        before = recorded(tmp_path / "store")
+        assert run(config, tmp_path / "run")[0] == 0
+        assert all(server.answered()[seed_of(key, 3)] == 1 for key in before)
+
+
+def test_who_is_left_out(local_ray: int, tmp_path: Path) -> None:
+    """Held-out and unplanned documents are dropped by name, and never reach a prompt."""
+    with scripted(tmp_path) as server:
+        rules = [
+            {"where": {"title": ["json", "csv"]}, "recipes": ["faq"]},
+            {"where": {"words": {"most": 900}}, "recipes": []},
+            {"recipes": ["wiki", "faq"], "draw": 1},
+        ]
+        dag = nodes(tmp_path, endpoint(server), rules=rules)
+        dag["docs"]["heldout_fraction"] = 0.3
+        assert run(write_dag(tmp_path, dag), tmp_path / "run")[0] == 0
+    documents = rows(tmp_path / "run", "docs")
+    made = rows(tmp_path / "run", "new") + rows(tmp_path / "run", "new", "dropped")
+    heldout = {row["id"] for row in documents if row["split"] == "heldout"}
+    short = {row["id"] for row in documents if len(row["text"].split()) <= 900}
+    named = {row["id"] for row in documents if row["title"] in ("json", "csv")}
+    assert heldout and short
+    assert {row["id"] for row in made if row.get("drop_rule") == "heldout"} == heldout
+    assert {row["id"] for row in made if row.get("drop_rule") == "no_recipe"} == short - heldout - named
+    for document in documents:
+        recipes = {row["synth_recipe"] for row in made if row["parents"] == [document["id"]]}
+        asked = document["id"] not in heldout | (short - named)
+        assert len(recipes) == asked
+        assert not (asked and document["id"] in named) or recipes == {"faq"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "nobody"}, "knows no model 'nobody'"),
+        ({"key_variable": "NO_SUCH_KEY"}, "does not take the key in NO_SUCH_KEY: 401"),
+        (
+            {"context": 1500},
+            "of instruction and 1400 of answer leave 0 for the document: raise engine.context",
+        ),
+        ({"base_url": "http://127.0.0.1:9/v1", "attempts": 1}, "gave no answer in 1 attempts"),
+    ],
+)
+def test_what_cannot_work_says_so(local_ray: int, tmp_path: Path, change: dict, said: str) -> None:
+    with scripted(tmp_path, key="" if "model" in change else "secret") as server:
+        dag = nodes(tmp_path, endpoint(server, **change), MODULES[:1])
+        code, engine = run(write_dag(tmp_path, dag), tmp_path / "run")
+    assert code == 3
+    assert said in engine.jobs["new"].error
