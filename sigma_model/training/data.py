@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import queue
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -347,56 +345,3 @@ class PackedSequences:
         name = json.dumps([self.dataset.fingerprint, self.seed, *purpose])
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "little")
         return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
-
-
-class Loader:
-    """Batches of PackedSequences from a given sequence on, made ahead by a background thread."""
-
-    def __init__(self, sequences: PackedSequences, *, batch_sequences: int, first: int = 0) -> None:
-        self.sequences = sequences
-        self.batch_sequences = batch_sequences
-        self.consumed = first
-        """Sequences handed out so far, over all epochs."""
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(first,), daemon=True)
-        self._thread.start()
-
-    def next(self) -> Batch:
-        """The next batch; raises what the background thread ran into."""
-        item = self._ready.get()
-        if isinstance(item, BaseException):
-            raise item
-        self.consumed += self.batch_sequences
-        return item
-
-    def state(self) -> dict[str, Any]:
-        """Where we are: what a checkpoint keeps and check_state compares."""
-        epoch, sequence = self.sequences.locate(self.consumed)
-        return {
-            "fingerprint": self.sequences.dataset.fingerprint,
-            "seed": self.sequences.seed,
-            "consumed": self.consumed,
-            "epoch": epoch,
-            "sequence": sequence,
-        }
-
-    def close(self) -> None:
-        """Stop the background thread."""
-        self._closed.set()
-        while self._thread.is_alive():
-            try:
-                self._ready.get(timeout=0.05)
-            except queue.Empty:
-                continue
-
-    def _work(self, first: int) -> None:
-        while not self._closed.is_set():
-            try:
-                item: Batch | BaseException = self.sequences.batch(first, self.batch_sequences)
-            except BaseException as error:  # handed to the thread that asks for the batch
-                item = error
-            self._ready.put(item)
-            if isinstance(item, BaseException):
-                return
-            first += self.batch_sequences
