@@ -26,9 +26,11 @@ from sigma_model.config import SigmaConfig, read_model_config
 from sigma_model.modeling import SigmaForCausalLM
 from sigma_model.training.checkpoint import load_checkpoint, save_checkpoint
 from sigma_model.training.config import OptimizerConfig, TrainConfig
-from sigma_model.training.data import IGNORE, PackedSequences, TokenDataset, open_datasets
+from sigma_model.training.data import TokenDataset, open_datasets
 from sigma_model.training.loader import Loader, heldout_batches
+from sigma_model.training.packing import IGNORE
 from sigma_model.training.schedule import learning_rate_factor
+from sigma_model.training.sequences import PackedSequences
 
 MAX_SKIPPED = 5
 COUNTERS = ("step", "tokens", "seconds", "step_seconds", "skipped", "initial_heldout")
