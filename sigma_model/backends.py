@@ -62,8 +62,12 @@ class TorchBackend:
         segment_ids_BS: Tensor | None,
         padding_BS: Tensor | None,
         cache: PagedCache | None,
+        cu_seqlens: Tensor | None = None,
     ) -> Plan:
         """``cache`` is the one to attend over, or None when the new tokens are all there is."""
+        if cu_seqlens is not None:
+            positions = torch.arange(batch * length, dtype=torch.int32, device=device)
+            segment_ids_BS = torch.searchsorted(cu_seqlens, positions, right=True).view(batch, length)
         if cache is not None:
             return Plan(True, allowed_in_cache(length, cache.seq_lens, cache.max_seq_len))
         return Plan(False, allowed_positions(length, device, segment_ids_BS, padding_BS))
@@ -169,8 +173,11 @@ class SigmaBackend:
         segment_ids_BS: Tensor | None,
         padding_BS: Tensor | None,
         cache: PagedCache | None,
+        cu_seqlens: Tensor | None = None,
     ) -> Plan:
         """Bounds of the sequences. A run of padding is a sequence of its own: nobody looks at it."""
+        if cu_seqlens is not None:
+            return Plan(False, cu_seqlens=cu_seqlens)
         rows = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=device)
         if cache is not None or (segment_ids_BS is None and padding_BS is None):
             return Plan(cache is not None, cu_seqlens=rows if length else rows.new_zeros(batch + 1))

@@ -181,6 +181,7 @@ class SigmaModel(SigmaPreTrainedModel):
         past_key_values: PagedCache | None = None,
         use_cache: bool | None = None,
         segment_ids: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, S, H] for ``input_ids`` [B, S].
@@ -188,8 +189,10 @@ class SigmaModel(SigmaPreTrainedModel):
         ``attention_mask`` [B, T]: 1 = token, 0 = padding, of which the last S columns are these; with
         a cache, padding stands before tokens. ``segment_ids`` [B, S]: the packed document each
         position belongs to; attention stays inside one, and ``position_ids`` [B, S] should restart
-        with each. Without ``position_ids``: 0, 1, 2, ... after the cache. ``past_key_values``: a
-        PagedCache or ContiguousCache; ``use_cache`` without one makes a PagedCache.
+        with each. ``cu_seqlens`` [N + 1] int32 says the same by where documents begin in the B * S
+        positions, row after row, ends with B * S, and may be filled up with it; each row begins one.
+        Without ``position_ids``: 0, 1, 2, ... after the cache. ``past_key_values``: a PagedCache or
+        ContiguousCache; ``use_cache`` without one makes a PagedCache.
         """
         if attention_mask is not None and attention_mask.dim() != 2:
             raise ValueError(
@@ -210,8 +213,10 @@ class SigmaModel(SigmaPreTrainedModel):
                 "PagedCache or ContiguousCache of sigma_model.cache"
             )
         first = cache is None or cache.is_empty
-        if segment_ids is not None and not first:
-            raise ValueError("segment_ids go with whole sequences only; leave out the cache")
+        if (segment_ids is not None or cu_seqlens is not None) and not first:
+            raise ValueError("segment_ids and cu_seqlens go with whole sequences only; leave out the cache")
+        if cu_seqlens is not None and (segment_ids is not None or attention_mask is not None):
+            raise ValueError("cu_seqlens say it all: leave out segment_ids and attention_mask")
         past = 0 if cache is None else cache.get_seq_length()
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=device)[None]
@@ -228,7 +233,7 @@ class SigmaModel(SigmaPreTrainedModel):
         if cache is not None:
             cache.begin(batch, length, attention_mask)
         over = None if first else cache
-        plan = backend.plan(batch, length, device, segment_ids, attention_mask, over)
+        plan = backend.plan(batch, length, device, segment_ids, attention_mask, over, cu_seqlens)
         angles = rope_angles(position_ids, config.k_head_dim, config.rope_theta)
         for layer in self.layers:
             x_BSH = layer(x_BSH, angles, backend, plan, cache)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sigma_model.training.config import FREE_ON_RESUME, flatten
+from sigma_model.training.config import frozen_changes
 
 MARKER = "_COMPLETE"
 
@@ -62,13 +62,11 @@ def load_checkpoint(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any
 
 
 def _refuse_changes(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    before, now = flatten(before), flatten(now)
-    for key in sorted(before.keys() | now.keys()):
-        if key not in FREE_ON_RESUME and before.get(key) != now.get(key):
-            raise ValueError(
-                f"checkpoint {path} was trained with {key} = {before.get(key)!r}, the config now "
-                f"says {now.get(key)!r}; restore it, or start afresh with another output folder"
-            )
+    for key, was, value in frozen_changes(before, now):
+        raise ValueError(
+            f"checkpoint {path} was trained with {key} = {was!r}, the config now says {value!r}; "
+            "restore it, or start afresh with another output folder"
+        )
 
 
 def _complete(folder: Path) -> list[Path]:

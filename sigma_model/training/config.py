@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
+
+from sigma_model.training.phases import Phase, stages_of
 
 
 def _at_least(name: str, value: float, least: float) -> None:
@@ -24,14 +28,70 @@ def _between(name: str, value: float, low: float, high: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RampConfig:
+    """A change of the batch size inside a phase."""
+
+    tokens: float
+    """From so many positions of the phase on, rounded up to whole steps ..."""
+    batch_sequences: int
+    """... a step has so many sequences."""
+
+    def __post_init__(self) -> None:
+        _at_least("ramp.tokens", self.tokens, 1)
+        _at_least("ramp.batch_sequences", self.batch_sequences, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """A stretch of the run over one mixture of datasets."""
+
+    name: str
+    """For plans, logs and errors."""
+    weights: dict[str, float]
+    """Shares of the datasets of data.train, in any unit: {general: 8, math: 1, code: 1}."""
+    tokens: float | None = None
+    """Budget in positions (sequences times their length), rounded up to whole steps."""
+    steps: int | None = None
+    """Budget in steps, instead of tokens."""
+    batch_sequences: int | None = None
+    """Sequences of one optimizer step at the phase's start; None: the run's."""
+    ramp: list[RampConfig] = field(default_factory=list)
+    """Other batch sizes later in the phase, in order."""
+
+    def __post_init__(self) -> None:
+        where = f"phase {self.name!r}"
+        if (self.tokens is None) == (self.steps is None):
+            raise ValueError(f"{where}: give either tokens or steps")
+        for key in ("tokens", "steps", "batch_sequences"):
+            if getattr(self, key) is not None:
+                _at_least(f"{where}: {key}", getattr(self, key), 1)
+        for source, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{where}: weight {weight} of {source!r} must be 0 or above")
+        if not any(self.weights.values()):
+            raise ValueError(f"{where}: no dataset has a weight above 0")
+        marks = [0.0, *(stage.tokens for stage in self.ramp)]
+        if any(later <= earlier for earlier, later in itertools.pairwise(marks)):
+            raise ValueError(f"{where}: the ramp's tokens must rise from stage to stage")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which token datasets, and how they become sequences."""
 
-    train: list[str]
-    """Folders of token datasets (each with a manifest.json); their documents are shuffled
-    together."""
-    heldout: list[str] = field(default_factory=list)
-    """Folders of token datasets that are only evaluated on; empty: no held-out loss."""
+    train: list[str] | dict[str, list[str]]
+    """Folders of token datasets (each with a manifest.json) whose documents are shuffled together; or
+    several such lists by name, for phases to mix."""
+    heldout: list[str] | dict[str, list[str]] = field(default_factory=list)
+    """Folders of token datasets that are only evaluated on, or several such lists by name, each with a
+    loss of its own; empty: no held-out loss."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Phases of the run, one after the other; empty: one phase of ``steps`` steps over all of train."""
+    max_epochs: dict[str, float] = field(default_factory=dict)
+    """How often at most a dataset of train may be read over the whole run, by name."""
+    packing: Literal["concat", "best_fit"] = "concat"
+    """How documents become sequences. concat: end to end, cut at every sequence's end. best_fit: whole
+    documents where they fit, so that few are cut."""
     document_masking: bool = True
     """Attention stays inside a document, positions restart with it, and no document's first
     token is asked for. False: one stream of text."""
@@ -41,9 +101,40 @@ class DataConfig:
     """What is compared with the manifest at the start: sizes and row counts, or also SHA-256."""
 
     def __post_init__(self) -> None:
-        if not self.train:
+        if not self.train or not all(self.named_train.values()):
             raise ValueError("data.train is empty: name at least one folder of token shards")
         _at_least("data.window_tokens", self.window_tokens, 1)
+        if len(self.named_train) > 1 and not self.phases:
+            raise ValueError("data.train names several datasets: say in data.phases how to mix them")
+        names = [phase.name for phase in self.phases]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"data.phases: two phases are called {name!r}; rename one")
+        for phase in self.phases:
+            for source in phase.weights:
+                self._check_source(source, f"phase {phase.name!r} gives a weight to")
+        for source, epochs in self.max_epochs.items():
+            self._check_source(source, "data.max_epochs names")
+            if not epochs > 0:
+                raise ValueError(f"data.max_epochs of {source!r} = {epochs} must be above 0")
+
+    @property
+    def named_train(self) -> dict[str, list[str]]:
+        """Folders of each dataset that phases can name."""
+        return self.train if isinstance(self.train, dict) else {"train": self.train}
+
+    @property
+    def named_heldout(self) -> dict[str, list[str]]:
+        """Folders of each held-out dataset."""
+        if isinstance(self.heldout, dict):
+            return self.heldout
+        return {"heldout": self.heldout} if self.heldout else {}
+
+    def _check_source(self, source: str, what: str) -> None:
+        if source not in self.named_train:
+            nearest = difflib.get_close_matches(source, self.named_train, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"it has {sorted(self.named_train)}"
+            raise ValueError(f"{what} {source!r}, which data.train does not name; {hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +204,8 @@ class TrainConfig:
     """Sequences of one optimizer step."""
     micro_batch_sequences: int | None = None
     """Sequences of one forward pass; None: all of the step. Gradients add up in between."""
-    steps: int = 300
-    """Optimizer steps."""
+    steps: int = field(default=None)  # type: ignore[assignment]
+    """Optimizer steps. Left out: what data.phases add up to, or 300 without them."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -141,6 +232,9 @@ class TrainConfig:
     """Complete checkpoints to keep."""
 
     def __post_init__(self) -> None:
+        if self.steps is None:
+            # frozen for others
+            object.__setattr__(self, "steps", sum(phase.steps for phase in self.phases()) or 300)
         for name in (
             "sequence_length", "batch_sequences", "steps", "eval_interval", "eval_sequences",
             "checkpoint_interval", "keep_checkpoints",
@@ -157,18 +251,59 @@ class TrainConfig:
                 f"micro_batch_sequences = {micro} does not divide batch_sequences = "
                 f"{self.batch_sequences}; give a divisor or leave it out"
             )
+        phases = self.phases()
+        if sum(phase.steps for phase in phases) != self.steps:
+            raise ValueError(f"steps = {self.steps}, but data.phases add up to "
+                             f"{sum(phase.steps for phase in phases)}; leave steps out")  # fmt: skip
         if self.schedule.warmup_steps > self.steps:
             raise ValueError(
                 f"schedule.warmup_steps = {self.schedule.warmup_steps} is above steps = "
                 f"{self.steps}; lower it"
             )
 
+    def phases(self) -> tuple[Phase, ...]:
+        """The run's phases; without data.phases, one over all of data.train."""
+        return _phases(self.data, self.sequence_length, self.batch_sequences, self.steps)
 
-# what may change between a run and its continuation: it moves no weight
+
+def _phases(data: DataConfig, length: int, batch_sequences: int, steps: int | None) -> tuple[Phase, ...]:
+    if not data.phases:
+        weights = dict.fromkeys(data.named_train, 1.0)
+        return (Phase(name="train", weights=weights, stages=((steps or 0, batch_sequences),)),)
+    return tuple(
+        Phase(
+            name=phase.name,
+            weights={name: weight for name, weight in phase.weights.items() if weight},
+            stages=stages_of(
+                length,
+                phase.batch_sequences or batch_sequences,
+                [(stage.tokens, stage.batch_sequences) for stage in phase.ramp],
+                phase.tokens,
+                phase.steps,
+            ),
+        )
+        for phase in data.phases
+    )
+
+
+# what may change between a run and its continuation: it moves no weight, or the loader checks it
 FREE_ON_RESUME = frozenset({
-    "output", "threads", "tokenizer", "data.train", "data.heldout", "data.verify",
-    "eval_interval", "eval_sequences", "checkpoint_interval", "keep_checkpoints",
+    "output", "threads", "tokenizer", "data.train", "data.heldout", "data.verify", "data.phases",
+    "data.max_epochs", "eval_interval", "eval_sequences", "checkpoint_interval", "keep_checkpoints",
 })  # fmt: skip
+
+
+def frozen_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, value before, value now) of what differs in a continued run's config and may not."""
+    phases = bool(before["data"].get("phases") and now["data"].get("phases"))
+    # later phases may change, and with them what they add up to
+    free = FREE_ON_RESUME | ({"steps"} if phases else set())
+    before, now = flatten(before), flatten(now)
+    return [
+        (key, before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in free)
+    ]
 
 
 def read_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
@@ -236,6 +371,8 @@ def _build(cls: Any, values: Any, where: str, prefix: str) -> Any:
 
 
 def _check_type(value: Any, hint: Any, where: str, name: str) -> Any:
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where, prefix=f"{name}.")
     if get_origin(hint) is Literal:
@@ -244,16 +381,25 @@ def _check_type(value: Any, hint: Any, where: str, name: str) -> Any:
         raise ValueError(f"{where}: {name} = {value!r} must be one of {list(get_args(hint))}")
     choices = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     for choice in choices:
-        kind = get_origin(choice) or choice
+        kind, inner = get_origin(choice) or choice, get_args(choice)
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             # YAML reads 4e-4, without a point, as text
             try:
                 return float(value)
             except ValueError:
                 continue
-        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
-            if kind is list and not all(isinstance(item, str) for item in value):
-                continue
-            return value
-    names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            continue
+        if kind is list:
+            return [_check_type(item, inner[0], where, f"{name}[{i}]") for i, item in enumerate(value)]
+        if kind is dict:
+            return {
+                str(key): _check_type(item, inner[1], where, f"{name}.{key}") for key, item in value.items()
+            }
+        return value
+    names = " or ".join(_type_name(choice) for choice in choices)
     raise ValueError(f"{where}: {name} = {value!r} must be of type {names}")
+
+
+def _type_name(hint: Any) -> str:
+    return str(hint) if get_args(hint) else getattr(hint, "__name__", str(hint))

@@ -26,15 +26,11 @@ from sigma_model.config import SigmaConfig, read_model_config
 from sigma_model.modeling import SigmaForCausalLM
 from sigma_model.training.checkpoint import load_checkpoint, save_checkpoint
 from sigma_model.training.config import OptimizerConfig, TrainConfig
-from sigma_model.training.data import (
-    IGNORE,
-    Batch,
-    Loader,
-    PackedSequences,
-    TokenDataset,
-    open_datasets,
-)
+from sigma_model.training.data import TokenDataset, open_datasets
+from sigma_model.training.loader import Loader, heldout_batches
+from sigma_model.training.packing import IGNORE
 from sigma_model.training.schedule import learning_rate_factor
+from sigma_model.training.sequences import PackedSequences
 
 MAX_SKIPPED = 5
 COUNTERS = ("step", "tokens", "seconds", "step_seconds", "skipped", "initial_heldout")
@@ -74,20 +70,16 @@ class _Run:
             raise ValueError("device = cuda, but torch sees no GPU; write auto or cpu")
         cuda = config.device != "cpu" and torch.cuda.is_available()
         self.device = torch.device("cuda" if cuda else "cpu")
-        self.train_set = open_datasets(config.data.train, config.data.verify)
+        self.loader = Loader(config, device=self.device)
+        # they share a tokenizer
+        self.train_set = next(iter(self.loader.datasets.values()))
         heldout_set = _open_heldout(config, self.train_set)
         self.model_config = _model_config(config, self.train_set)
-        if self.train_set.num_tokens < config.sequence_length:
-            raise ValueError(
-                f"data.train holds {self.train_set.num_tokens} tokens, fewer than one sequence of "
-                f"{config.sequence_length}; lower sequence_length or add data"
-            )
         torch.manual_seed(config.seed)
         self.model = SigmaForCausalLM(self.model_config)
         self.model.set_attn_implementation(config.attention)
         self.model.to(self.device)  # type: ignore[arg-type]
         self.optimizer = _make_optimizer(self.model, config.optimizer)
-        self.sequences = self._pack(self.train_set, config.seed)
         self.heldout = self._pack(heldout_set, seed=0) if heldout_set else None
         self.step = 0
         self.tokens = 0
@@ -99,11 +91,10 @@ class _Run:
     def train(self, progress: Progress, stopped: Callable[[], bool]) -> dict[str, Any]:
         """See the module's train."""
         config, metrics = self.config, self.output / "metrics.jsonl"
-        first, notes = self._resume(metrics)
+        notes = self._resume(metrics)
         report_path = self.output / "report.json"
         if self.step == config.steps and report_path.is_file():
             return json.loads(report_path.read_text())
-        loader = Loader(self.sequences, batch_sequences=config.batch_sequences, first=first)
         began = time.monotonic()
         heldout: float | None = None
         try:
@@ -116,7 +107,7 @@ class _Run:
                     lines.write(json.dumps(row) + "\n")
                     progress({**row, "steps": config.steps})
                 while self.step < config.steps:
-                    row = self._one_step(loader)
+                    row = self._one_step()
                     last = self.step == config.steps
                     if last or self.step % config.eval_interval == 0:
                         heldout = row["heldout_loss"] = self._evaluate()
@@ -126,31 +117,30 @@ class _Run:
                     if last or stop or self.step % config.checkpoint_interval == 0:
                         now = time.monotonic()
                         self.seconds, began = self.seconds + now - began, now
-                        self._save(loader)
+                        self._save()
                     if stop:
                         raise Interrupted(f"stopped after step {self.step}; the same command goes "
                                           "on from there")  # fmt: skip
         finally:
-            loader.close()
+            self.loader.close()
         self.seconds += time.monotonic() - began
         report = self._report(heldout if heldout is not None else self._evaluate())
         self._export(report, report_path)
         return report
 
-    def _one_step(self, loader: Loader) -> dict[str, Any]:
+    def _one_step(self) -> dict[str, Any]:
         """One optimizer step; returns its line of metrics."""
         config, began = self.config, time.monotonic()
-        batch = loader.next()
+        batch = next(self.loader)
         waited = time.monotonic() - began
         factor = learning_rate_factor(self.step, config.steps, config.schedule)
         learning_rate = config.optimizer.learning_rate * factor
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         asked = max(int((batch.labels != IGNORE).sum()), 1)
-        micro = config.micro_batch_sequences or config.batch_sequences
         loss = 0.0
-        for begin in range(0, config.batch_sequences, micro):
-            entropy, total = self._loss(batch, slice(begin, begin + micro))
+        for part in batch.micro_batches():
+            entropy, total = self._loss(part)
             # every token of the step weighs the same, whatever micro-batch it is in
             (total / asked).backward()
             loss += entropy.item() / asked
@@ -163,7 +153,8 @@ class _Run:
             self.skipped += 1
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.tokens += batch.num_tokens
+        tokens = sum(batch.source_tokens.values())
+        self.tokens += tokens
         if self.skipped >= MAX_SKIPPED:
             raise FloatingPointError(
                 f"{self.skipped} steps in a row up to step {self.step} had a non-finite loss or "
@@ -179,29 +170,20 @@ class _Run:
             "lr": learning_rate,
             "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "tokens": self.tokens,
-            "tokens_per_s": round(batch.num_tokens / seconds, 1),
+            "tokens_per_s": round(tokens / seconds, 1),
             "data_wait": round(waited, 6),
         }
         return {**row, "skipped": True} if self.skipped else row
 
-    def _loss(self, batch: Batch, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        def tensor(values: Any) -> torch.Tensor | None:
-            return None if values is None else torch.from_numpy(values[part]).to(self.device)
-
-        kind, dtype = self.device.type, getattr(torch, self.config.dtype)
-        with torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16):
+    def _loss(self, part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = getattr(torch, self.config.dtype)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             hidden = self.model.model(
-                tensor(batch.input_ids),
-                position_ids=tensor(batch.position_ids),
-                segment_ids=tensor(batch.segment_ids),
+                part["input_ids"], position_ids=part["position_ids"], cu_seqlens=part.get("cu_seqlens")
             ).last_hidden_state
-        labels = tensor(batch.labels)
-        assert labels is not None
         # never all logits at once: at 128,256 words they are the largest tensor of the run
-        head = self.model.lm_head.weight
-        return linear_cross_entropy(
-            hidden.flatten(0, 1), head, labels.flatten(), self.config.z_loss, dtype=dtype
-        )
+        head, labels = self.model.lm_head.weight, part["labels"].flatten()
+        return linear_cross_entropy(hidden.flatten(0, 1), head, labels, self.config.z_loss, dtype=dtype)
 
     @torch.no_grad()
     def _evaluate(self) -> float | None:
@@ -213,10 +195,9 @@ class _Run:
         self.model.eval()
         total, asked = 0.0, 0
         micro = config.micro_batch_sequences or config.batch_sequences
-        for begin in range(0, count, micro):
-            batch = self.heldout.batch(begin, min(micro, count - begin))
-            total += self._loss(batch, slice(None))[0].item()
-            asked += int((batch.labels != IGNORE).sum())
+        for part in heldout_batches(self.heldout, count, micro, self.device):
+            total += self._loss(part)[0].item()
+            asked += int((part["labels"] != IGNORE).sum())
         self.model.train()
         return total / max(asked, 1)
 
@@ -236,30 +217,25 @@ class _Run:
         shape.pop("transformers_version", None)
         return {**dataclasses.asdict(self.config), "model": shape}
 
-    def _resume(self, metrics: Path) -> tuple[int, list[str]]:
-        """Load the last checkpoint, if any; the first sequence to read, and notes."""
+    def _resume(self, metrics: Path) -> list[str]:
+        """Load the last checkpoint, if any; notes on what was met."""
         state, notes = load_checkpoint(self.output / "checkpoints", self._checked_config())
         if state is None:
             _truncate_metrics(metrics, after=-1)
-            return 0, notes
-        if state["loader"]["fingerprint"] != self.train_set.fingerprint:
-            raise ValueError(
-                f"the checkpoints in {self.output} were trained on other data (fingerprint "
-                f"{state['loader']['fingerprint'][:12]}) than data.train now holds "
-                f"({self.train_set.fingerprint[:12]}); restore it, or use another output folder"
-            )
+            return notes
+        self.loader.load_state(state["loader"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         for name in COUNTERS:
             setattr(self, name, state[name])
         _truncate_metrics(metrics, after=self.step)
-        return state["loader"]["consumed"], notes
+        return notes + self.loader.notes
 
-    def _save(self, loader: Loader) -> None:
+    def _save(self) -> None:
         state = {
             **{name: getattr(self, name) for name in COUNTERS},
-            "loader": loader.state(),
+            "loader": self.loader.state(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
@@ -278,7 +254,7 @@ class _Run:
             "non_embedding_parameters": parameters - embedding,
             "steps": self.step,
             "tokens_seen": self.tokens,
-            "epochs": round(self.tokens / self.train_set.num_tokens, 3),
+            "epochs": round(self.tokens / self.loader.num_tokens, 3),
             "initial_heldout_loss": initial,
             "final_heldout_loss": heldout,
             "heldout_loss_drop": drop,
@@ -287,7 +263,7 @@ class _Run:
             "steps_per_s": round(self.step / self.step_seconds, 3),
             "tokens_per_s": round(self.tokens / self.step_seconds, 1),
             "mfu": None,
-            "train_fingerprint": self.train_set.fingerprint,
+            "train_fingerprint": self.loader.fingerprint,
             "device": self.device.type,
             "attention": choose_backend(
                 config.attention, model.k_head_dim, model.v_head_dim, self.device.type, dtype
@@ -316,7 +292,7 @@ class _Run:
 def _open_heldout(config: TrainConfig, train_set: TokenDataset) -> TokenDataset | None:
     if not config.data.heldout:
         return None
-    heldout = open_datasets(config.data.heldout, config.data.verify)
+    heldout = open_datasets(next(iter(config.data.named_heldout.values())), config.data.verify)
     if heldout.tokenizer_hash != train_set.tokenizer_hash:
         raise ValueError(
             f"data.heldout was tokenized by {heldout.tokenizer_hash[:12]}, data.train by "
