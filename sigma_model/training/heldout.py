@@ -6,9 +6,11 @@ import torch
 
 from sigma_model.modeling import SigmaForCausalLM
 from sigma_model.training.config import TrainConfig
-from sigma_model.training.data import IGNORE, PackedSequences, TokenDataset, open_datasets
+from sigma_model.training.data import TokenDataset, open_datasets
 from sigma_model.training.loader import heldout_batches
+from sigma_model.training.packing import IGNORE
 from sigma_model.training.parallel import World
+from sigma_model.training.sequences import PackedSequences
 
 
 class HeldOut:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import queue
 import threading
 from collections.abc import Iterator
@@ -14,12 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sigma_model.training.config import DataConfig, TrainConfig, flatten
-from sigma_model.training.data import PackedSequences, TokenDataset, open_datasets
-from sigma_model.training.phases import Mixture
+from sigma_model.training.config import TrainConfig
+from sigma_model.training.order import Order, fingerprint, in_short, open_train, what_changed
+from sigma_model.training.sequences import Arrays, PackedSequences
 
-ORDER_VERSION = 1
-"""Raised by hand when the same config and data would give another order."""
 SHORT_DOCUMENT = 16
 
 
@@ -70,56 +66,13 @@ class Batch:
             yield part
 
 
-class Sequences:
-    """All sequences of a run, numbered 0, 1, 2, ...; a pure function of the config and the data."""
-
-    def __init__(self, config: TrainConfig, datasets: dict[str, TokenDataset]) -> None:
-        self.datasets = datasets
-        self.phases = config.phases()
-        self.first_sequence = [0, *itertools.accumulate(phase.sequences for phase in self.phases)]
-        """Number of each phase's first sequence, and one past the last."""
-        used = dict.fromkeys(name for phase in self.phases for name in phase.weights)
-        self.sources = list(used)
-        self.streams = [
-            PackedSequences(
-                datasets[name],
-                sequence_length=config.sequence_length,
-                seed=config.seed,
-                window_tokens=config.data.window_tokens,
-                document_masking=config.data.document_masking,
-            )
-            for name in self.sources
-        ]
-        self.mixtures = [
-            Mixture(phase.weights, "mixture", config.seed, number) for number, phase in enumerate(self.phases)
-        ]
-        self.taken = np.zeros((len(self.phases) + 1, len(self.sources)), np.int64)
-        """Sequences of each dataset that the phases before each one took."""
-        for number, phase in enumerate(self.phases):
-            self.taken[number + 1] = self.taken[number] + self._counts(number, phase.sequences)
-
-    def take(self, phase: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of a phase's sequences: the dataset of each, int32 [count], and its number in the dataset's
-        stream of epochs, int64 [count]. A dataset goes on where the phase before left it."""
-        which, numbers = self.mixtures[phase].take(first, count)
-        sources = self._ids(phase)[which]
-        return sources.astype(np.int32), numbers + self.taken[phase][sources]
-
-    def _ids(self, phase: int) -> np.ndarray:
-        return np.array([self.sources.index(name) for name in self.phases[phase].weights])
-
-    def _counts(self, phase: int, sequences: int) -> np.ndarray:
-        counts = np.zeros(len(self.sources), np.int64)
-        counts[self._ids(phase)] = self.mixtures[phase].counts(sequences)
-        return counts
-
-
 class Loader:
     """Iterates over the batches of a run, one a step, made ahead by a background thread.
 
-    ``world_size`` and ``rank`` are those of data parallelism: the sequences of a step are cut into
-    ``world_size`` equal runs. Raises ValueError for what the user can cure. ``load_state`` before the
-    first batch goes on where ``state`` was taken, on any number of ranks.
+    ``world_size`` and ``rank`` are those of data parallelism: a step's sequences are cut into
+    ``world_size`` equal runs, one a rank. ``load_state`` goes on where ``state`` was taken, on any number
+    of ranks. Raises ValueError for what the user can cure. With CUDA, batches are copied from pinned
+    memory on a stream of their own.
     """
 
     def __init__(
@@ -135,23 +88,18 @@ class Loader:
         self.world_size = world_size
         self.rank = rank
         self.device = torch.device(device)
+        self.prefetch = prefetch
+        # one rank's look at every file is enough
         self.datasets = open_train(config.data, check=rank == 0)
-        self.sequences = Sequences(config, self.datasets)
-        self.sources = self.sequences.sources
+        self.order = Order(config, self.datasets, read_ahead=True)
+        self.sources = self.order.sources
         """Names of the datasets, in the order of ``Batch.source_ids``."""
         self.notes: list[str] = []
         """What load_state found changed and accepted."""
-        _check_batches(config, world_size)
-        for name in self.sources:
-            if self.datasets[name].num_tokens < config.sequence_length:
-                raise ValueError(
-                    f"data.train: {name!r} holds {self.datasets[name].num_tokens} tokens, fewer than one "
-                    f"sequence of {config.sequence_length}; lower sequence_length or add data"
-                )
-        self._progress = [_Progress() for _ in self.sequences.phases]
-        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=prefetch)
-        self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
+        _check_ranks(config, self.order, world_size)
+        self._progress = [_Progress() for _ in self.order.phases]
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._reader: _Reader | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -161,147 +109,134 @@ class Loader:
     @property
     def fingerprint(self) -> str:
         """Of all datasets' contents."""
-        prints = {name: dataset.fingerprint for name, dataset in self.datasets.items()}
-        return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
+        return fingerprint(self.datasets)
 
     def __iter__(self) -> Loader:
         return self
 
     def __next__(self) -> Batch:
         """The next batch. Raises what the background thread ran into."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, args=self._position(), daemon=True)
-            self._thread.start()
-        item = self._ready.get()
-        if item is None:
-            self._ready.put(None)
-            raise StopIteration
-        if isinstance(item, BaseException):
-            raise item
-        progress = self._progress[self._position()[0]]
-        progress.steps += 1
-        for name, tokens in item.source_tokens.items():
-            progress.tokens[name] = progress.tokens.get(name, 0) + tokens
-        return item
+        if self._reader is None:
+            self._reader = _Reader(self._batches(*self._position()), self.prefetch)
+        batch, copied = self._reader.next()
+        if copied is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(copied)
+            for tensor in (batch.input_ids, batch.labels, batch.position_ids, batch.cu_seqlens):
+                if tensor is not None:
+                    tensor.record_stream(stream)
+        self._progress[self._position()[0]].add(batch)
+        return batch
 
     def state(self) -> dict[str, Any]:
         """Where the batches handed out so far end: JSON, the same on every rank and for every number of
-        ranks. ``phases`` holds those that have begun: settings, steps and sequences done, tokens of each
-        dataset; ``planned`` the settings of the others."""
-        begun = self._begun()
-        phases = self.sequences.phases
+        ranks. ``phases`` holds those that have begun: what freezes them and its hash, steps and sequences
+        done, tokens of each dataset; ``planned`` the identities of the others."""
+        begun = sum(progress.steps > 0 for progress in self._progress)
         return {
             "phases": [
                 {
-                    **self._identity(number),
+                    **self.order.identity(number),
                     "steps": progress.steps,
-                    "sequences": phases[number].span(progress.steps)[0],
+                    "sequences": self.order.phases[number].span(progress.steps)[0],
                     "tokens": dict(progress.tokens),
                 }
                 for number, progress in enumerate(self._progress[:begun])
             ],
-            "planned": [self._identity(number) for number in range(begun, len(phases))],
+            "planned": [self.order.identity(number) for number in range(begun, len(self.order.phases))],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``. Raises ValueError when a phase that has begun is not what it was."""
-        assert self._thread is None, "load_state comes before the first batch"
-        begun = state["phases"]
-        if len(begun) > len(self.sequences.phases):
+        self._stop()
+        begun, phases = state["phases"], self.order.phases
+        if len(begun) > len(phases):
             raise ValueError(
-                f"the run has begun {len(begun)} phases, data.phases has {len(self.sequences.phases)}; "
-                "phases that have begun stay: restore them, or use another output folder"
+                f"the run has begun {len(begun)} phases, data.phases has {len(phases)}; phases that have "
+                "begun stay: restore them, or use another output folder"
             )
+        self._progress = [_Progress() for _ in phases]
         for number, phase in enumerate(begun):
-            now = self._identity(number)
+            now = self.order.identity(number)
             if now["hash"] != phase["hash"]:
-                raise ValueError(_what_changed(phase, now, number))
+                raise ValueError(what_changed(phase, now, number))
             self._progress[number] = _Progress(phase["steps"], dict(phase["tokens"]))
-        later = [self._identity(number) for number in range(len(begun), len(self.sequences.phases))]
-        for before, now in itertools.zip_longest(state["planned"], later):
-            if before != now:
-                self.notes.append(
-                    f"a phase that has not begun changed: {_short(before)} is now {_short(now)}"
-                )
+        later = [self.order.identity(number) for number in range(len(begun), len(phases))]
+        self.notes = [
+            f"a phase that has not begun changed: {in_short(before)} is now {in_short(now)}"
+            for before, now in itertools.zip_longest(state["planned"], later)
+            if before != now
+        ]
 
     def close(self) -> None:
-        """Stop the background thread."""
-        self._closed.set()
-        while self._thread is not None and self._thread.is_alive():
-            try:
-                self._ready.get(timeout=0.05)
-            except queue.Empty:
-                continue
+        """End the background threads."""
+        self._stop()
+        self.order.close()
 
-    def _begun(self) -> int:
-        """Number of phases of which a batch was handed out."""
-        return sum(progress.steps > 0 for progress in self._progress)
+    def _stop(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = None
 
     def _position(self) -> tuple[int, int]:
         """(phase, step in it) of the next batch."""
-        for number, (phase, progress) in enumerate(zip(self.sequences.phases, self._progress, strict=True)):
+        for number, (phase, progress) in enumerate(zip(self.order.phases, self._progress, strict=True)):
             if progress.steps < phase.steps:
                 return number, progress.steps
         return len(self._progress), 0
 
-    def _identity(self, number: int) -> dict[str, Any]:
-        """What freezes a phase once it has begun, and its hash."""
-        config, phase = self.config, self.sequences.phases[number]
-        settings = {
-            "name": phase.name,
-            "stages": [list(stage) for stage in phase.stages],
-            "datasets": {
-                name: {"weight": weight, "fingerprint": self.datasets[name].fingerprint}
-                for name, weight in phase.weights.items()
-            },
-            "seed": config.seed,
-            "sequence_length": config.sequence_length,
-            "packing": config.data.packing,
-            "document_masking": config.data.document_masking,
-            "window_tokens": config.data.window_tokens,
-            "order_version": ORDER_VERSION,
-        }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return {"hash": digest, "settings": settings}
+    def _batches(self, number: int, step: int) -> Iterator[tuple[Batch, Any]]:
+        """All batches from a phase's step on, with the event that says when each is on the device."""
+        for phase in range(number, len(self.order.phases)):
+            for at in range(step if phase == number else 0, self.order.phases[phase].steps):
+                yield self._batch(phase, at)
 
-    def _work(self, phase: int, step: int) -> None:
-        try:
-            for number in range(phase, len(self.sequences.phases)):
-                for at in range(step if number == phase else 0, self.sequences.phases[number].steps):
-                    if self._closed.is_set():
-                        return
-                    self._ready.put(self._make(number, at))
-            self._ready.put(None)
-        except BaseException as error:  # handed to the thread that asks for the batch
-            self._ready.put(error)
-
-    def _make(self, number: int, step: int) -> Batch:
-        """This rank's part of a step of a phase."""
-        sequences, phase = self.sequences, self.sequences.phases[number]
+    def _batch(self, number: int, step: int) -> tuple[Batch, Any]:
+        phase, config = self.order.phases[number], self.config
         first, count = phase.span(step)
-        sources, numbers = sequences.take(number, first, count)
+        sources, numbers = self.order.take(number, first, count)
         share = count // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        tokens = [sequences.streams[s].batch(n, 1).num_tokens for s, n in zip(sources, numbers, strict=True)]
-        parts = [sequences.streams[s].batch(n, 1) for s, n in zip(sources[mine], numbers[mine], strict=True)]
-        micro = self.config.micro_batch_sequences or share
-        positions = np.concatenate([part.position_ids for part in parts])
-        return Batch(
-            input_ids=torch.from_numpy(np.concatenate([part.input_ids for part in parts])),
-            labels=torch.from_numpy(np.concatenate([part.labels for part in parts])),
-            position_ids=torch.from_numpy(positions),
-            cu_seqlens=torch.from_numpy(document_bounds(positions, micro))
-            if self.config.data.document_masking
-            else None,
-            sequence_numbers=sequences.first_sequence[number] + first + np.arange(count)[mine],
+        rows = np.full(count, -1)
+        rows[mine] = np.arange(share)
+        pinned = self._copies is not None
+        shape = share, config.sequence_length
+        tensors = {
+            "input_ids": torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
+            "labels": torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
+            "position_ids": torch.empty(shape, dtype=torch.int32, pin_memory=pinned),
+        }
+        arrays = Arrays(**{name: tensor.numpy() for name, tensor in tensors.items()})
+        tokens = {}
+        for source in np.unique(sources):
+            here = np.flatnonzero(sources == source)
+            counts = self.order.streams[source].fill(numbers[here], rows[here], arrays)
+            tokens[self.sources[source]] = int(counts.sum())
+        micro = config.micro_batch_sequences or share
+        if config.data.document_masking:
+            bounds = torch.from_numpy(document_bounds(arrays.position_ids, micro))
+            tensors["cu_seqlens"] = bounds.pin_memory() if pinned else bounds
+        moved, copied = self._to_device(tensors)
+        batch = Batch(
+            input_ids=moved["input_ids"],
+            labels=moved["labels"],
+            position_ids=moved["position_ids"],
+            cu_seqlens=moved.get("cu_seqlens"),
+            sequence_numbers=self.order.first_sequence[number] + first + np.arange(count)[mine],
             source_ids=sources[mine],
-            source_tokens={
-                self.sources[s]: int(np.sum(tokens, where=sources == s)) for s in np.unique(sources)
-            },
+            source_tokens=tokens,
             phase=phase.name,
-            step=sum(phase.steps for phase in sequences.phases[:number]) + step,
+            step=sum(phase.steps for phase in self.order.phases[:number]) + step,
             micro=micro,
         )
+        return batch, copied
+
+    def _to_device(self, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any]:
+        if self._copies is None:
+            return tensors, None
+        with torch.cuda.stream(self._copies):
+            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+            return moved, self._copies.record_event()
 
 
 @dataclass
@@ -311,22 +246,47 @@ class _Progress:
     steps: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
 
+    def add(self, batch: Batch) -> None:
+        self.steps += 1
+        for name, tokens in batch.source_tokens.items():
+            self.tokens[name] = self.tokens.get(name, 0) + tokens
 
-def open_train(data: DataConfig, check: bool = True) -> dict[str, TokenDataset]:
-    """The datasets of data.train by name. ``check``: compare the files with their manifests. Raises
-    ValueError when they do not share a tokenizer, or are the same data twice."""
-    datasets = {name: open_datasets(folders, data.verify) for name, folders in data.named_train.items()}
-    names = list(datasets)
-    for one, other in itertools.combinations(names, 2):
-        a, b = datasets[one], datasets[other]
-        if (a.vocab_size, a.eos_id, a.tokenizer_hash) != (b.vocab_size, b.eos_id, b.tokenizer_hash):
-            raise ValueError(
-                f"data.train: {one!r} was made by tokenizer {a.tokenizer_hash[:12]}, {other!r} by "
-                f"{b.tokenizer_hash[:12]}; tokenize them with one"
-            )
-        if a.fingerprint == b.fingerprint:
-            raise ValueError(f"data.train: {one!r} and {other!r} hold the same data; give it one name")
-    return datasets
+
+class _Reader:
+    """Runs an iterator in a thread, some items ahead."""
+
+    def __init__(self, items: Iterator[Any], ahead: int) -> None:
+        self._ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(items,), daemon=True)
+        self._thread.start()
+
+    def next(self) -> Any:
+        """The next item; raises what the iterator raised, StopIteration at its end."""
+        item, error = self._ready.get()
+        if error is not None:
+            self._ready.put((item, error))
+            raise error
+        return item
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+    def _work(self, items: Iterator[Any]) -> None:
+        try:
+            for item in items:
+                self._ready.put((item, None))
+                if self._closed.is_set():
+                    return
+            self._ready.put((None, StopIteration()))
+        except BaseException as error:  # for the thread that asks for the item
+            self._ready.put((None, error))
 
 
 def heldout_batches(
@@ -360,39 +320,25 @@ def document_bounds(position_ids: np.ndarray, micro: int) -> np.ndarray:
     return bounds
 
 
-def _check_batches(config: TrainConfig, world_size: int) -> None:
-    unit = world_size * (config.micro_batch_sequences or 1)
-    for phase in config.phases():
+def _check_ranks(config: TrainConfig, order: Order, world_size: int) -> None:
+    micro = config.micro_batch_sequences
+    unit = world_size * (micro or 1)
+    for phase in order.phases:
         for _, batch in phase.stages:
+            if batch < world_size:
+                raise ValueError(
+                    f"phase {phase.name!r}: a step has {batch} sequences, fewer than the {world_size} ranks; "
+                    "raise batch_sequences or use fewer ranks"
+                )
             if batch % unit:
-                micro = config.micro_batch_sequences
                 raise ValueError(
                     f"phase {phase.name!r}: a step of {batch} sequences does not divide over {world_size} "
-                    "ranks"
-                    + (f" in micro-batches of {micro}" if micro else "")
-                    + f"; make batch_sequences a multiple of {unit}, or change the number of ranks"
+                    f"ranks{f' in micro-batches of {micro}' if micro else ''}; make batch_sequences a "
+                    f"multiple of {unit}, or change the number of ranks"
                 )
-
-
-def _what_changed(before: dict[str, Any], now: dict[str, Any], number: int) -> str:
-    was, value = flatten(before["settings"]), flatten(now["settings"])
-    key = next(key for key in sorted(was.keys() | value.keys()) if was.get(key) != value.get(key))
-    name = before["settings"]["name"]
-    if key.endswith(".fingerprint") and value.get(key):
-        return (
-            f"phase {name!r} was trained on other data: dataset {key.split('.')[1]!r} had fingerprint "
-            f"{str(was.get(key))[:12]}, now it has {value[key][:12]}; restore it, or use another output "
-            "folder"
+    sequences = sum(stream.sequences_in_epoch(0) for stream in order.streams)
+    if sequences < world_size:
+        raise ValueError(
+            f"data.train holds {sequences} sequences of {config.sequence_length}, fewer than the "
+            f"{world_size} ranks; lower sequence_length, add data or use fewer ranks"
         )
-    return (
-        f"phase {number + 1}, {name!r}, has begun with {key} = {was.get(key)!r}, the config now says "
-        f"{value.get(key)!r}; restore it: only phases that have not begun may change"
-    )
-
-
-def _short(identity: dict[str, Any] | None) -> str:
-    if identity is None:
-        return "none"
-    settings = identity["settings"]
-    weights = {name: dataset["weight"] for name, dataset in settings["datasets"].items()}
-    return f"{settings['name']!r} (weights {weights}, (steps, sequences) {settings['stages']})"

@@ -26,7 +26,7 @@ from sigma_model.counts import training_flops_per_token
 from sigma_model.modeling import SigmaForCausalLM
 from sigma_model.training.checkpoint import Checkpoints, refuse_changes
 from sigma_model.training.config import TrainConfig
-from sigma_model.training.data import IGNORE, TokenDataset
+from sigma_model.training.data import TokenDataset
 from sigma_model.training.export import read_model, write_model
 from sigma_model.training.folder import code_revision, only_run, stop_on_signal
 from sigma_model.training.guard import Guard
@@ -34,6 +34,7 @@ from sigma_model.training.heldout import HeldOut
 from sigma_model.training.loader import Loader
 from sigma_model.training.metrics import Metrics, peak_flops
 from sigma_model.training.optimizer import Optimizers
+from sigma_model.training.packing import IGNORE
 from sigma_model.training.parallel import (
     World,
     check_tensor_parallel,
