@@ -34,3 +34,19 @@ def kv_cache_bytes_per_token(config: SigmaConfig, bytes_per_element: int = 2) ->
     k_width = config.num_k_heads * config.k_head_dim
     v_width = config.num_v_heads * config.v_head_dim
     return config.num_hidden_layers * (k_width + v_width) * bytes_per_element
+
+
+def training_flops_per_token(config: SigmaConfig, length: int, *, causal: bool = False) -> float:
+    """Floating-point operations of forward and backward, a token of sequences of ``length``.
+
+    The convention of MFU: 6 for every parameter that is multiplied (the head once, the embedding's
+    lookup never, norms and recomputation neither), and for attention
+    6 * layers * query heads * (k_head_dim + v_head_dim) * length with every pair of positions
+    counted; ``causal``: half of that, the pairs that a causal mask lets through.
+    """
+    parts = count_parameters(config)
+    head = config.vocab_size * config.hidden_size
+    matrices = sum(parts.values()) - parts["embedding"] - parts["norms"] - parts.get("untied head", 0) + head
+    pair = config.num_q_heads * (config.k_head_dim + config.v_head_dim)
+    attention = 6 * config.num_hidden_layers * pair * length
+    return 6 * matrices + attention * (0.5 if causal else 1.0)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from kernels.diffqkv.cross_entropy import linear_cross_entropy
 from sigma_model.backends import Backend, Plan, backend_name, choose_backend
 from sigma_model.cache import PagedCache
 from sigma_model.config import SigmaConfig
@@ -73,7 +74,8 @@ class SigmaAttention(nn.Module):
         q = self.q_proj(x_BSH)
         if config.aug_q_dim:
             q = self.q_down_proj(F.silu(self.q_gate_proj(q)) * self.q_up_proj(q))
-        q_BSQD = q.unflatten(-1, (config.num_q_heads, config.head_dim))
+        # under tensor parallelism these are some of the heads
+        q_BSQD = q.unflatten(-1, (-1, config.head_dim))
         if config.k_head_dim != config.head_dim:
             # q . (W k) = (W^T q) . k: K stays narrow in the cache
             up_KDd = self.k_up_proj.weight.unflatten(0, (config.num_k_heads, config.head_dim))
@@ -90,8 +92,8 @@ class SigmaAttention(nn.Module):
         cache: PagedCache | None,
     ) -> torch.Tensor:
         config = self.config
-        k_BSKD = self.k_proj(x_BSH).unflatten(-1, (config.num_k_heads, config.k_head_dim))
-        v_BSVE = self.v_proj(x_BSH).unflatten(-1, (config.num_v_heads, config.v_head_dim))
+        k_BSKD = self.k_proj(x_BSH).unflatten(-1, (-1, config.k_head_dim))
+        v_BSVE = self.v_proj(x_BSH).unflatten(-1, (-1, config.v_head_dim))
         q_BSQD, k_BSKD = rotate(self.project_q(x_BSH), angles_BSd), rotate(k_BSKD, angles_BSd)
         if cache is not None:
             cache.append(self.layer_idx, k_BSKD, v_BSVE)
@@ -201,9 +203,10 @@ class SigmaModel(SigmaPreTrainedModel):
             )
         x_BSH = self.embed_tokens(input_ids)
         batch, length, device = *input_ids.shape, x_BSH.device
-        dtype = x_BSH.dtype
         if torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
+            # else the residual stream stays float32, twice the bytes of all that lies between matrices
+            x_BSH = x_BSH.to(torch.get_autocast_dtype(device.type))
+        dtype = x_BSH.dtype
         cache = past_key_values
         if use_cache and cache is None:
             cache = PagedCache(self.config, dtype=dtype, device=device)
@@ -250,6 +253,26 @@ class SigmaForCausalLM(SigmaPreTrainedModel, GenerationMixin):
         self.model = SigmaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def pretraining_loss(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        position_ids: torch.Tensor,
+        cu_seqlens: torch.Tensor | None = None,
+        *,
+        z_loss: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums over the asked labels: (cross-entropy in nats, the same plus the z-loss).
+
+        ``labels`` [B, S] are the next tokens themselves, already shifted, -100 where nothing is asked.
+        Matrices are multiplied in ``dtype``. The logits [B, S, N] never exist at once.
+        """
+        with torch.autocast(input_ids.device.type, dtype, enabled=dtype == torch.bfloat16):
+            hidden = self.model(input_ids, position_ids=position_ids, cu_seqlens=cu_seqlens)
+        hidden_TH = hidden.last_hidden_state.flatten(0, 1)
+        return linear_cross_entropy(hidden_TH, self.lm_head.weight, labels.flatten(), z_loss, dtype=dtype)
 
     def forward(
         self,

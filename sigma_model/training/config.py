@@ -139,8 +139,11 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW; weight decay on matrices (embeddings too), not on norms."""
+    """How weights move; weight decay on matrices (embeddings too), not on norms."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """adamw: fused AdamW for all. muon: Muon (torch's) for the matrices inside the blocks, scaled so that
+    the same learning rate fits, and AdamW for the rest."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     beta1: float = 0.9
@@ -186,11 +189,51 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How ranks share the model; those that are left, world size / (dp_replicate * tensor_parallel), each
+    hold a part of it (FSDP2) and read a part of each batch."""
+
+    dp_replicate: int = 1
+    """Copies of the sharded model (HSDP), one a node say: weights travel inside a copy only."""
+    tensor_parallel: int = 1
+    """Ranks that share each block's heads and widths; divides num_k_heads and num_v_heads."""
+
+    def __post_init__(self) -> None:
+        _at_least("parallel.dp_replicate", self.dp_replicate, 1)
+        _at_least("parallel.tensor_parallel", self.tensor_parallel, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """Steps that do not move the weights. One whose loss or gradient is not finite never does."""
+
+    spike_sigma: float | None = None
+    """Skip steps whose loss or gradient norm lies so many standard deviations above the mean of the last
+    ``window``; None: none. 6 is common."""
+    window: int = 128
+    """Steps that are compared with; before so many, no step is a spike."""
+    max_skipped: int = 5
+    """After so many skipped in a row, weights and optimizer go back to the last checkpoint whose own step
+    was taken; step, schedule and data go on."""
+    max_rollbacks: int = 2
+    """After so many of those in a run, the next one stops it."""
+
+    def __post_init__(self) -> None:
+        if self.spike_sigma is not None and not self.spike_sigma > 0:
+            raise ValueError(f"guard.spike_sigma = {self.spike_sigma} must be above 0, or null")
+        _at_least("guard.window", self.window, 2)
+        _at_least("guard.max_skipped", self.max_skipped, 1)
+        _at_least("guard.max_rollbacks", self.max_rollbacks, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run. Relative paths are taken from the current folder."""
 
     model: str | dict[str, Any]
     """Path of a YAML file of model keys (configs/model/*.yaml), or the keys themselves."""
+    init_from: str | None = None
+    """Folder of a Hugging Face checkpoint of this very model whose weights to begin with; None: random."""
     data: DataConfig
     """Datasets and packing."""
     output: str
@@ -203,13 +246,22 @@ class TrainConfig:
     batch_sequences: int = 8
     """Sequences of one optimizer step."""
     micro_batch_sequences: int | None = None
-    """Sequences of one forward pass; None: all of the step. Gradients add up in between."""
+    """Sequences of one forward pass of a rank; None: all of its share. Gradients add up in between."""
     steps: int = field(default=None)  # type: ignore[assignment]
     """Optimizer steps. Left out: what data.phases add up to, or 300 without them."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Learning-rate schedule."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Non-finite steps and loss spikes."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """HSDP and tensor parallelism; without, all ranks shard the model (FSDP2)."""
+    activation_checkpointing: bool = False
+    """Keep each block's input only and compute the block again in backward: less memory, a third more
+    work."""
+    compile: bool = False
+    """Compile each block with torch.compile."""
     z_loss: float = 0.0
     """Weight of the squared log-normaliser in the loss; 0 = off."""
     seed: int = 1
@@ -230,6 +282,12 @@ class TrainConfig:
     """Steps between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
     """Complete checkpoints to keep."""
+    trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
+    """Where metrics go beside metrics.jsonl; what is named must be installed."""
+    wandb_project: str = "corpusmill"
+    """Project of Weights & Biases."""
+    peak_tflops: float | None = None
+    """What one device can do in dtype, for MFU; None: known for common GPUs in bfloat16."""
 
     def __post_init__(self) -> None:
         if self.steps is None:
@@ -290,6 +348,8 @@ def _phases(data: DataConfig, length: int, batch_sequences: int, steps: int | No
 FREE_ON_RESUME = frozenset({
     "output", "threads", "tokenizer", "data.train", "data.heldout", "data.verify", "data.phases",
     "data.max_epochs", "eval_interval", "eval_sequences", "checkpoint_interval", "keep_checkpoints",
+    "micro_batch_sequences", "parallel", "activation_checkpointing", "compile", "trackers", "wandb_project",
+    "peak_tflops",
 })  # fmt: skip
 
 

@@ -1,40 +1,50 @@
-"""The loop: batches in, optimizer steps, held-out loss, checkpoints, the finished model out."""
+"""The loop: batches in, optimizer steps, held-out loss, checkpoints, the finished model out.
+
+One process or many ranks run the same lines; what differs is in parallel.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
 import platform
-import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch.distributed.fsdp import FSDPModule
 
-from kernels.diffqkv.cross_entropy import linear_cross_entropy
 from sigma_model.backends import choose_backend
 from sigma_model.config import SigmaConfig, read_model_config
+from sigma_model.counts import training_flops_per_token
 from sigma_model.modeling import SigmaForCausalLM
-from sigma_model.training.checkpoint import load_checkpoint, save_checkpoint
-from sigma_model.training.config import OptimizerConfig, TrainConfig
-from sigma_model.training.data import TokenDataset, open_datasets
-from sigma_model.training.loader import Loader, heldout_batches
+from sigma_model.training.checkpoint import Checkpoints, refuse_changes
+from sigma_model.training.config import TrainConfig
+from sigma_model.training.data import TokenDataset
+from sigma_model.training.export import read_model, write_model
+from sigma_model.training.folder import code_revision, only_run, stop_on_signal
+from sigma_model.training.guard import Guard
+from sigma_model.training.heldout import HeldOut
+from sigma_model.training.loader import Loader
+from sigma_model.training.metrics import Metrics, peak_flops
+from sigma_model.training.optimizer import Optimizers
 from sigma_model.training.packing import IGNORE
+from sigma_model.training.parallel import (
+    World,
+    check_tensor_parallel,
+    clip_gradients,
+    join_world,
+    level_gradients,
+    parameters_by_mesh,
+    spread,
+)
 from sigma_model.training.schedule import learning_rate_factor
-from sigma_model.training.sequences import PackedSequences
-
-MAX_SKIPPED = 5
-COUNTERS = ("step", "tokens", "seconds", "step_seconds", "skipped", "initial_heldout")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -43,265 +53,348 @@ class Interrupted(Exception):
     """The run was asked to stop; its last step is in a checkpoint."""
 
 
+@dataclass
+class Counters:
+    """Where a run is; every checkpoint holds them."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    skipped: int = 0
+    """Steps skipped in a row, up to now."""
+    rollbacks: int = 0
+    initial_heldout: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step whose figures are still on the device."""
+
+    row: dict[str, Any]
+    tokens: int
+    figures: torch.Tensor
+    """loss, gradient norm, skipped: float64 on the CPU, on their way."""
+    arrived: torch.cuda.Event | None
+
+
 def train(config: TrainConfig, progress: Progress = lambda row: None) -> dict[str, Any]:
     """Train as ``config`` says, or go on with what its output folder holds; returns the report.
 
-    ``progress`` gets a dict after every step: step, steps, loss, tokens_per_s, and heldout_loss
-    where it was measured. Raises ValueError for what the user can cure, Interrupted after SIGINT
-    or SIGTERM (a checkpoint was written), FloatingPointError when the loss stays non-finite.
+    Every rank calls it, where there are several. ``progress`` gets a dict after every step, on rank 0:
+    step, steps, loss, tokens_per_s, and heldout_loss where it was measured. The report has the held-out
+    loss of each named dataset under ``heldout``. Raises ValueError for what the user can cure, Interrupted
+    after SIGINT or SIGTERM (a checkpoint was written), FloatingPointError when the loss stays non-finite,
+    OSError when the disk is full (the checkpoints before are whole).
     """
     output = Path(config.output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"output = {output} is a file; give a folder")
-    output.mkdir(parents=True, exist_ok=True)
-    with _only_run(output), _stop_on_signal() as stopped:
-        return _Run(config, output).train(progress, stopped)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(join_world(config))
+        if world.rank == 0:
+            stack.enter_context(only_run(output))
+        stopped = stack.enter_context(stop_on_signal())
+        run = _Run(config, output, world)
+        try:
+            return run.train(progress if world.rank == 0 else lambda row: None, stopped)
+        finally:
+            run.close()
 
 
 class _Run:
     """One run's parts: data, model, optimizer, and where it is."""
 
-    def __init__(self, config: TrainConfig, output: Path) -> None:
+    def __init__(self, config: TrainConfig, output: Path, world: World) -> None:
         self.config = config
         self.output = output
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device = cuda, but torch sees no GPU; write auto or cpu")
-        cuda = config.device != "cpu" and torch.cuda.is_available()
-        self.device = torch.device("cuda" if cuda else "cpu")
-        self.loader = Loader(config, device=self.device)
+        self.world = world
+        self.loader = Loader(config, world.data_size, world.data_rank, device=world.device)
+        self.heldout = HeldOut(config, self.loader.datasets, world)
         # they share a tokenizer
-        self.train_set = next(iter(self.loader.datasets.values()))
-        heldout_set = _open_heldout(config, self.train_set)
-        self.model_config = _model_config(config, self.train_set)
+        self.shape = _model_config(config, next(iter(self.loader.datasets.values())))
+        check_tensor_parallel(self.shape, config.parallel.tensor_parallel)
         torch.manual_seed(config.seed)
-        self.model = SigmaForCausalLM(self.model_config)
+        if config.init_from:
+            self.model = read_model(config.init_from, self.shape)
+        else:
+            self.model = SigmaForCausalLM(self.shape)
         self.model.set_attn_implementation(config.attention)
-        self.model.to(self.device)  # type: ignore[arg-type]
-        self.optimizer = _make_optimizer(self.model, config.optimizer)
-        self.heldout = self._pack(heldout_set, seed=0) if heldout_set else None
-        self.step = 0
-        self.tokens = 0
-        self.seconds = 0.0
-        self.step_seconds = 0.0
-        self.skipped = 0
-        self.initial_heldout: float | None = None
+        if world.mesh is None or world.tensor_parallel > 1:
+            # FSDP moves block by block: a rank never holds all
+            self.model.to(world.device)  # type: ignore[arg-type]
+        spread(self.model, config, world)
+        self.parameters = parameters_by_mesh(self.model)
+        self.optimizers = Optimizers(self.parameters, config.optimizer)
+        self.guard = Guard(config.guard, world.device)
+        self.checkpoints = Checkpoints(output / "checkpoints", config.keep_checkpoints, world)
+        self.counters = Counters()
+        self.metrics: Metrics | None = None
+        self.peak = peak_flops(config, world.device)
+        self.flops_per_token = training_flops_per_token(self.shape, config.sequence_length)
+        self._waiting: _Taken | None = None
+        self._clock = 0.0
+
+    def close(self) -> None:
+        """End the threads and close the files."""
+        self.loader.close()
+        self.checkpoints.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
     def train(self, progress: Progress, stopped: Callable[[], bool]) -> dict[str, Any]:
         """See the module's train."""
-        config, metrics = self.config, self.output / "metrics.jsonl"
-        notes = self._resume(metrics)
-        report_path = self.output / "report.json"
-        if self.step == config.steps and report_path.is_file():
+        config, counters, report_path = self.config, self.counters, self.output / "report.json"
+        notes = self._resume()
+        if counters.step == config.steps and report_path.is_file():
             return json.loads(report_path.read_text())
+        if self.world.rank == 0:
+            self.metrics = Metrics(self.output, config, counters.step)
+        for note in notes:
+            self._write({"step": counters.step, "note": note})
         began = time.monotonic()
-        heldout: float | None = None
-        try:
-            with metrics.open("a", buffering=1) as lines:
-                for note in notes:
-                    lines.write(json.dumps({"step": self.step, "note": note}) + "\n")
-                if self.step == 0:
-                    self.initial_heldout = self._evaluate()
-                    row = {"step": 0, "tokens": 0, "heldout_loss": self.initial_heldout}
-                    lines.write(json.dumps(row) + "\n")
-                    progress({**row, "steps": config.steps})
-                while self.step < config.steps:
-                    row = self._one_step()
-                    last = self.step == config.steps
-                    if last or self.step % config.eval_interval == 0:
-                        heldout = row["heldout_loss"] = self._evaluate()
-                    lines.write(json.dumps(row) + "\n")
-                    progress({**row, "steps": config.steps})
-                    stop = stopped() and not last
-                    if last or stop or self.step % config.checkpoint_interval == 0:
-                        now = time.monotonic()
-                        self.seconds, began = self.seconds + now - began, now
-                        self._save()
-                    if stop:
-                        raise Interrupted(f"stopped after step {self.step}; the same command goes "
-                                          "on from there")  # fmt: skip
-        finally:
-            self.loader.close()
-        self.seconds += time.monotonic() - began
-        report = self._report(heldout if heldout is not None else self._evaluate())
-        self._export(report, report_path)
+        heldout: dict[str, float] | None = None
+        if counters.step == 0:
+            counters.initial_heldout = self.heldout.losses(self.model)
+            row = {"step": 0, "tokens": 0, **_heldout_row(counters.initial_heldout)}
+            self._write(row)
+            progress({**row, "steps": config.steps})
+        self._clock = time.monotonic()
+        while counters.step < config.steps:
+            taken = self._one_step()
+            last = counters.step == config.steps
+            evaluate = last or counters.step % config.eval_interval == 0
+            save = last or counters.step % config.checkpoint_interval == 0
+            # on a GPU the figures of a step are read while the next one runs
+            self._settle(progress)
+            self._waiting = taken
+            if evaluate:
+                heldout = self.heldout.losses(self.model)
+                taken.row.update(_heldout_row(heldout))
+            if evaluate or save or self.world.device.type == "cpu":
+                self._settle(progress)
+            stop, failed = self.world.any(stopped() and not last, self.checkpoints.failed())
+            if failed:
+                self.checkpoints.wait()
+            if save or stop:
+                self._settle(progress)
+                now = time.monotonic()
+                counters.seconds, began = counters.seconds + now - began, now
+                self._save()
+            if evaluate or save:
+                self._clock = time.monotonic()
+            if stop:
+                self.checkpoints.wait()
+                raise Interrupted(f"stopped after step {counters.step}; the same command goes on from there")
+        self.checkpoints.wait()
+        counters.seconds += time.monotonic() - began
+        report = self._report(self.heldout.losses(self.model) if heldout is None else heldout)
+        self._finish(report, report_path)
         return report
 
-    def _one_step(self) -> dict[str, Any]:
-        """One optimizer step; returns its line of metrics."""
-        config, began = self.config, time.monotonic()
+    def _one_step(self) -> _Taken:
+        """Enqueue one optimizer step; its figures come later."""
+        config, counters, began = self.config, self.counters, time.monotonic()
         batch = next(self.loader)
         waited = time.monotonic() - began
-        factor = learning_rate_factor(self.step, config.steps, config.schedule)
+        factor = learning_rate_factor(counters.step, config.steps, config.schedule)
         learning_rate = config.optimizer.learning_rate * factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        asked = max(int((batch.labels != IGNORE).sum()), 1)
-        loss = 0.0
-        for part in batch.micro_batches():
-            entropy, total = self._loss(part)
-            # every token of the step weighs the same, whatever micro-batch it is in
-            (total / asked).backward()
-            loss += entropy.item() / asked
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.grad_clip)
-        grad_norm = norm.item()
-        if math.isfinite(grad_norm) and math.isfinite(loss):
-            self.optimizer.step()
-            self.skipped = 0
-        else:
-            self.skipped += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        tokens = sum(batch.source_tokens.values())
-        self.tokens += tokens
-        if self.skipped >= MAX_SKIPPED:
-            raise FloatingPointError(
-                f"{self.skipped} steps in a row up to step {self.step} had a non-finite loss or "
-                "gradient and were skipped; lower optimizer.learning_rate or add warm-up "
-                "(schedule.warmup_steps), and start from an earlier checkpoint"
+        # of all ranks: every token of the step weighs the same, whatever micro-batch or rank it is in
+        asked = self.world.sum_over_data((batch.labels != IGNORE).sum().double()).clamp(min=1)
+        loss = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        parts = list(batch.micro_batches())
+        for number, part in enumerate(parts):
+            self._sync_replicas(number == len(parts) - 1)
+            entropy, total = self.model.pretraining_loss(
+                **part, z_loss=config.z_loss, dtype=getattr(torch, config.dtype)
             )
-        seconds = time.monotonic() - began
-        self.step_seconds += seconds
+            (total / asked.float()).backward()
+            loss += entropy.detach()
+        level_gradients(self.parameters, self.world)
+        loss = self.world.sum_over_data(loss) / asked
+        grad_norm = clip_gradients(self.parameters, config.optimizer.grad_clip)
+        skip = self.guard.judge(loss, grad_norm)
+        self.optimizers.step(learning_rate, skip)
+        tokens = sum(batch.source_tokens.values())
+        counters.step += 1
+        counters.tokens += tokens
         row = {
-            "step": self.step,
-            # JSON has no NaN
-            "loss": loss if math.isfinite(loss) else None,
+            "step": counters.step,
+            "loss": None,
             "lr": learning_rate,
-            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
-            "tokens": self.tokens,
-            "tokens_per_s": round(tokens / seconds, 1),
+            "grad_norm": None,
+            "tokens": counters.tokens,
             "data_wait": round(waited, 6),
+            "phase": batch.phase,
         }
-        return {**row, "skipped": True} if self.skipped else row
+        return _Taken(row, tokens, *_to_host(torch.stack([loss, grad_norm.double(), skip.double()])))
 
-    def _loss(self, part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        dtype = getattr(torch, self.config.dtype)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            hidden = self.model.model(
-                part["input_ids"], position_ids=part["position_ids"], cu_seqlens=part.get("cu_seqlens")
-            ).last_hidden_state
-        # never all logits at once: at 128,256 words they are the largest tensor of the run
-        head, labels = self.model.lm_head.weight, part["labels"].flatten()
-        return linear_cross_entropy(hidden.flatten(0, 1), head, labels, self.config.z_loss, dtype=dtype)
+    def _sync_replicas(self, last: bool) -> None:
+        """Add gradients up over HSDP's copies once a step, not once a micro-batch."""
+        if self.config.parallel.dp_replicate > 1:
+            assert isinstance(self.model, FSDPModule)
+            self.model.set_requires_all_reduce(last)
 
-    @torch.no_grad()
-    def _evaluate(self) -> float | None:
-        """Mean held-out cross-entropy, nats a token, of the same sequences each time."""
-        if self.heldout is None:
-            return None
-        config = self.config
-        count = min(config.eval_sequences, self.heldout.sequences_in_epoch(0))
-        self.model.eval()
-        total, asked = 0.0, 0
-        micro = config.micro_batch_sequences or config.batch_sequences
-        for part in heldout_batches(self.heldout, count, micro, self.device):
-            total += self._loss(part)[0].item()
-            asked += int((part["labels"] != IGNORE).sum())
-        self.model.train()
-        return total / max(asked, 1)
+    def _settle(self, progress: Progress) -> None:
+        """Read the figures of the step that waits, write its line, and see to skipped steps."""
+        taken, self._waiting = self._waiting, None
+        if taken is None:
+            return
+        if taken.arrived is not None:
+            taken.arrived.synchronize()
+        loss, grad_norm, skip = taken.figures.tolist()
+        now = time.monotonic()
+        seconds, self._clock = now - self._clock, now
+        config, counters, row = self.config, self.counters, taken.row
+        counters.step_seconds += seconds
+        # JSON has no NaN
+        row["loss"] = loss if math.isfinite(loss) else None
+        row["grad_norm"] = grad_norm if math.isfinite(grad_norm) else None
+        row["tokens_per_s"] = round(taken.tokens / seconds, 1)
+        if self.peak:
+            row["mfu"] = round(self._mfu(row["tokens_per_s"]), 4)
+        if skip:
+            row["skipped"] = True
+        self._write(row)
+        progress({**row, "steps": config.steps})
+        counters.skipped = counters.skipped + 1 if skip else 0
+        if counters.skipped >= config.guard.max_skipped:
+            self._roll_back(row["step"])
 
-    def _pack(self, dataset: TokenDataset, seed: int) -> PackedSequences:
-        data = self.config.data
-        return PackedSequences(
-            dataset,
-            sequence_length=self.config.sequence_length,
-            seed=seed,
-            window_tokens=data.window_tokens,
-            document_masking=data.document_masking,
-        )
+    def _roll_back(self, step: int) -> None:
+        """Weights and optimizer of the last sound checkpoint; step, schedule and data go on."""
+        counters, guard = self.counters, self.config.guard
+        self.checkpoints.wait()
+        notes: list[str] = []
+        checkpoint = self.checkpoints.last(notes, sound=True)
+        if checkpoint is None or counters.rollbacks >= guard.max_rollbacks:
+            raise FloatingPointError(
+                f"{counters.skipped} steps in a row up to step {step} had a spike, or a loss or gradient "
+                f"that is not finite, and were skipped, after {counters.rollbacks} rollbacks; lower "
+                "optimizer.learning_rate or add warm-up (schedule.warmup_steps), and start from an earlier "
+                "checkpoint"
+            )
+        self.checkpoints.read(checkpoint, self._weights())
+        counters.rollbacks += 1
+        counters.skipped = 0
+        name = checkpoint.path.name
+        notes.append(f"{guard.max_skipped} steps in a row were skipped: weights and optimizer of {name}")
+        for line in notes:
+            self._write({"step": step, "note": line})
 
-    def _checked_config(self) -> dict[str, Any]:
-        """What a continued run must share: the config, the model by its keys."""
-        shape = json.loads(self.model_config.to_json_string(use_diff=False))
-        shape.pop("transformers_version", None)
-        return {**dataclasses.asdict(self.config), "model": shape}
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(row)
 
-    def _resume(self, metrics: Path) -> list[str]:
-        """Load the last checkpoint, if any; notes on what was met."""
-        state, notes = load_checkpoint(self.output / "checkpoints", self._checked_config())
-        if state is None:
-            _truncate_metrics(metrics, after=-1)
-            return notes
-        self.loader.load_state(state["loader"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        for name in COUNTERS:
-            setattr(self, name, state[name])
-        _truncate_metrics(metrics, after=self.step)
-        return notes + self.loader.notes
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Every tensor of model and optimizer by name, not copied."""
+        model = {f"model.{name}": p.data for group in self.parameters for name, p in group.items()}
+        return {**model, **{f"optimizer.{name}": value for name, value in self.optimizers.state().items()}}
+
+    def _tensors(self, random: torch.Tensor) -> dict[str, torch.Tensor]:
+        guard = {f"guard.{name}": value for name, value in self.guard.state().items()}
+        return {**self._weights(), **guard, "random": random}
 
     def _save(self) -> None:
         state = {
-            **{name: getattr(self, name) for name in COUNTERS},
+            "counters": dataclasses.asdict(self.counters),
             "loader": self.loader.state(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
+            "config": self._checked_config(),
+            "data_fingerprint": self.loader.fingerprint,
+            "code": code_revision(),
+            "torch": torch.__version__,
+            "ranks": self.world.size,
         }
-        folder, keep = self.output / "checkpoints", self.config.keep_checkpoints
-        save_checkpoint(folder, self.step, state, self._checked_config(), keep)
+        # nothing draws a random number after the weights are made; kept for what may come
+        self.checkpoints.save(self.counters.step, self._tensors(torch.get_rng_state()), state)
 
-    def _report(self, heldout: float | None) -> dict[str, Any]:
-        config, model, dtype = self.config, self.model_config, getattr(torch, self.config.dtype)
-        parameters = sum(p.numel() for p in self.model.parameters())
-        embedding = model.vocab_size * model.hidden_size
-        initial = self.initial_heldout
-        drop = 1 - heldout / initial if heldout is not None and initial else None
+    def _resume(self) -> list[str]:
+        """Load the last checkpoint, if there is one; notes on what was met."""
+        notes: list[str] = []
+        checkpoint = self.checkpoints.last(notes)
+        if checkpoint is None:
+            return notes
+        refuse_changes(checkpoint, self._checked_config())
+        self.loader.load_state(checkpoint.state["loader"])
+        random = torch.get_rng_state()
+        self.checkpoints.read(checkpoint, self._tensors(random))
+        torch.set_rng_state(random)
+        for name, value in checkpoint.state["counters"].items():
+            setattr(self.counters, name, value)
+        return notes + self.loader.notes
+
+    def _checked_config(self) -> dict[str, Any]:
+        """What a continued run must share: the config, the model by its keys."""
+        shape = json.loads(self.shape.to_json_string(use_diff=False))
+        shape.pop("transformers_version", None)
+        return {**dataclasses.asdict(self.config), "model": shape}
+
+    def _mfu(self, tokens_per_s: float) -> float:
+        assert self.peak is not None
+        return tokens_per_s * self.flops_per_token / (self.peak * self.world.size)
+
+    def _report(self, heldout: dict[str, float]) -> dict[str, Any]:
+        config, shape, counters, kind = self.config, self.shape, self.counters, self.world.device.type
+        parameters = sum(p.numel() for group in self.parameters for p in group.values())
+        first, last = _mean(counters.initial_heldout), _mean(heldout)
+        speed = counters.tokens / counters.step_seconds
+        dtype = getattr(torch, config.dtype)
         return {
             "parameters": parameters,
-            "non_embedding_parameters": parameters - embedding,
-            "steps": self.step,
-            "tokens_seen": self.tokens,
-            "epochs": round(self.tokens / self.loader.num_tokens, 3),
-            "initial_heldout_loss": initial,
-            "final_heldout_loss": heldout,
-            "heldout_loss_drop": drop,
-            "wall_seconds": round(self.seconds, 2),
-            # of the steps alone, without evaluation and checkpoints
-            "steps_per_s": round(self.step / self.step_seconds, 3),
-            "tokens_per_s": round(self.tokens / self.step_seconds, 1),
-            "mfu": None,
+            "non_embedding_parameters": parameters - shape.vocab_size * shape.hidden_size,
+            "steps": counters.step,
+            "tokens_seen": counters.tokens,
+            "epochs": round(counters.tokens / self.loader.num_tokens, 3),
+            "initial_heldout_loss": first,
+            "final_heldout_loss": last,
+            "heldout_loss_drop": 1 - last / first if last is not None and first else None,
+            "heldout": heldout,
+            "rollbacks": counters.rollbacks,
+            "wall_seconds": round(counters.seconds, 2),
+            # of the steps alone, without evaluation and the copies of checkpoints
+            "steps_per_s": round(counters.step / counters.step_seconds, 3),
+            "tokens_per_s": round(speed, 1),
+            "flops_per_token": self.flops_per_token,
+            "mfu": round(self._mfu(speed), 4) if self.peak else None,
             "train_fingerprint": self.loader.fingerprint,
-            "device": self.device.type,
+            "device": kind,
+            "ranks": self.world.size,
             "attention": choose_backend(
-                config.attention, model.k_head_dim, model.v_head_dim, self.device.type, dtype
+                config.attention, shape.k_head_dim, shape.v_head_dim, kind, dtype
             ).name,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "torch": torch.__version__,
         }
 
-    def _export(self, report: dict[str, Any], report_path: Path) -> None:
+    def _finish(self, report: dict[str, Any], report_path: Path) -> None:
         """Hugging Face folder, then report.json: with the report, the model is whole."""
-        folder = self.output / "model"
-        self.model.generation_config = GenerationConfig(
-            eos_token_id=self.model_config.eos_token_id,
-            pad_token_id=self.model_config.pad_token_id,
-        )
-        self.model.save_pretrained(folder)
-        if self.config.tokenizer:
-            for name in TOKENIZER_FILES:
-                source = Path(self.config.tokenizer) / name
-                if source.is_file():
-                    shutil.copyfile(source, folder / name)
-        report_path.write_text(json.dumps(report, indent=1) + "\n")
+        if self.world.rank == 0:
+            path = self.output / "checkpoints" / f"step_{self.counters.step:08d}"
+            write_model(path, self._checked_config(), self.output / "model")
+            report_path.write_text(json.dumps(report, indent=1) + "\n")
+        self.world.any(False)
 
 
-def _open_heldout(config: TrainConfig, train_set: TokenDataset) -> TokenDataset | None:
-    if not config.data.heldout:
-        return None
-    heldout = open_datasets(next(iter(config.data.named_heldout.values())), config.data.verify)
-    if heldout.tokenizer_hash != train_set.tokenizer_hash:
-        raise ValueError(
-            f"data.heldout was tokenized by {heldout.tokenizer_hash[:12]}, data.train by "
-            f"{train_set.tokenizer_hash[:12]}; tokenize both with one tokenizer"
-        )
-    if heldout.fingerprint == train_set.fingerprint:
-        raise ValueError("data.heldout is data.train itself: its loss would mean nothing; give a "
-                         "dataset of split heldout")  # fmt: skip
-    return heldout
+def _to_host(figures: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """The figures on the CPU once the event has come; nothing waits here."""
+    if figures.device.type == "cpu":
+        return figures, None
+    host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+    host.copy_(figures, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return host, arrived
+
+
+def _mean(losses: dict[str, float]) -> float | None:
+    """Of the datasets, each weighing the same."""
+    return sum(losses.values()) / len(losses) if losses else None
+
+
+def _heldout_row(losses: dict[str, float]) -> dict[str, Any]:
+    row: dict[str, Any] = {"heldout_loss": _mean(losses)}
+    return {**row, "heldout": losses} if len(losses) > 1 else row
 
 
 def _model_config(config: TrainConfig, dataset: TokenDataset) -> SigmaConfig:
@@ -333,59 +426,3 @@ def _model_config(config: TrainConfig, dataset: TokenDataset) -> SigmaConfig:
             f"max_position_embeddings = {model.max_position_embeddings}; change one of them"
         )
     return model
-
-
-def _make_optimizer(model: SigmaForCausalLM, config: OptimizerConfig) -> torch.optim.AdamW:
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, config.learning_rate, betas, config.eps, fused=True)
-
-
-def _truncate_metrics(metrics: Path, after: int) -> None:
-    """Cut off the lines of later steps: they are done again, and each step has one line."""
-    if not metrics.exists():
-        return
-    kept = 0
-    with metrics.open("r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > after:
-                break
-            kept += len(line)
-        file.truncate(kept)
-
-
-@contextlib.contextmanager
-def _only_run(output: Path) -> Iterator[None]:
-    with (output / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another training run is writing to {output}; wait for it, or use "
-                             "another output folder") from None  # fmt: skip
-        yield
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A callable that tells whether SIGINT or SIGTERM came; a second one acts as usual."""
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        signal.signal(number, before[number])
-
-    # Python sets signal handlers in the main thread only
-    main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -157,9 +157,10 @@ def test_damaged_and_unfinished_checkpoints_are_passed_over(values: dict[str, An
     _run(values, output=str(unbroken), keep_checkpoints=9)
     folder = unbroken / "checkpoints"
     (folder / "step_00000024" / "_COMPLETE").unlink()
-    state = bytearray((folder / "step_00000020" / "state.pt").read_bytes())
-    state[len(state) // 2] ^= 1
-    (folder / "step_00000020" / "state.pt").write_bytes(state)
+    shard = next((folder / "step_00000020").glob("*.safetensors"))
+    tensors = bytearray(shard.read_bytes())
+    tensors[len(tensors) // 2] ^= 1
+    shard.write_bytes(tensors)
     before = _curve(unbroken)
     (unbroken / "metrics.jsonl").write_text((unbroken / "metrics.jsonl").read_text() + '{"step": 25, "los')
     first: list[int] = []
