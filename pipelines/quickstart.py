@@ -15,6 +15,7 @@ from pipelines.house import check_house
 from pipelines.progress import human_bytes, human_seconds
 
 PORTS = (8411, 8412)
+SHAPE = "configs/model/sigma_tiny.yaml"
 
 
 def quickstart(folder: Path, pages: int | None, console: Console) -> int:
@@ -37,7 +38,7 @@ def quickstart(folder: Path, pages: int | None, console: Console) -> int:
     settings = [
         f"store={folder / 'store'}",
         f"nodes.pages.seeds=[http://127.0.0.1:{ports[0]}/, http://127.0.0.1:{ports[1]}/]",
-        f"nodes.model.model={root / 'configs/model/sigma_tiny.yaml'}",
+        *(f"nodes.{node}.model={root / SHAPE}" for node in ("model", "second_model")),
     ]
     if pages is not None:
         settings.append(f"nodes.pages.max_pages={pages}")

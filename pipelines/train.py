@@ -18,7 +18,7 @@ import yaml
 
 from sigma_model.shapes import read_shape
 
-ENGINE_KEYS = ("data", "output", "tokenizer", "seed", "device")
+ENGINE_KEYS = ("data", "output", "tokenizer", "init_from", "seed", "device")
 CLOCKS = ("tokens_per_s", "data_wait")
 CHILD = "pipelines.child"
 
@@ -28,8 +28,10 @@ class Train:
     """Pretrain a Sigma on token shards; held-out loss, checkpoints, a Hugging Face model folder.
 
     Runs ``python -m sigma_model.training`` with the config given here; a killed run goes on from its
-    last checkpoint. The artifact holds model/ and metrics.jsonl without
-    clocks, so that the same training gives the same bytes; speeds stand in the manifest's report.
+    last checkpoint. Documents of ``synthetic``, if there is such an input, are shuffled in among those of
+    ``tokens``; ``begin_with`` is a trained model whose weights to go on from. The artifact holds model/ and
+    metrics.jsonl without clocks, so that the same training gives the same bytes; speeds stand in the
+    manifest's report.
     """
 
     stage: ClassVar[str] = "train"
@@ -37,21 +39,28 @@ class Train:
     version: ClassVar[int] = 2
     determinism: ClassVar[str] = "seeded"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
-    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens", "heldout": "tokens", "tokenizer": "artifact"}
+    inputs: ClassVar[dict[str, str]] = {
+        "tokens": "tokens",
+        "synthetic": "tokens",
+        "heldout": "tokens",
+        "tokenizer": "artifact",
+        "begin_with": "artifact",
+    }
+    optional: ClassVar[tuple[str, ...]] = ("synthetic", "begin_with")
     output: ClassVar[str] = "artifact"
     cpus: ClassVar[int] = 2
 
     model: str | dict[str, Any]
     """Model shape: a YAML file as configs/model/sigma_tiny.yaml, a row FILE:ROW, or its keys."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Any key of a training config but data, output, tokenizer, seed and device: steps,
+    """Any key of a training config but data, output, tokenizer, init_from, seed and device: steps,
     sequence_length, batch_sequences, optimizer, schedule (sigma_model/training/config.py)."""
 
     def __post_init__(self) -> None:
         taken = [key for key in ENGINE_KEYS if key in self.config]
         if taken:
             raise ValueError(f"config.{taken[0]} is set by the engine from inputs and seed: leave it out")
-        self._training_config("tokens", "heldout", "tokenizer", "out", 0)
+        self._training_config(["tokens"], "heldout", "tokenizer", None, "out", 0)
         self.model_keys()
 
     def model_keys(self) -> dict[str, Any]:
@@ -64,14 +73,17 @@ class Train:
         """What the fingerprint sees: the shape itself, not the file that holds it."""
         return {"model": self.model_keys(), "config": self.config}
 
-    def _training_config(self, tokens: str, heldout: str, tokenizer: str, out: str, seed: int) -> dict:
+    def _training_config(
+        self, train: list[str], heldout: str, tokenizer: str, begin_with: str | None, out: str, seed: int
+    ) -> dict:
         from sigma_model.training.config import build_config
 
         values = {
             **self.config,
             "model": self.model if isinstance(self.model, dict) else self.model_keys(),
-            "data": {"train": [tokens], "heldout": [heldout]},
+            "data": {"train": train, "heldout": [heldout]},
             "tokenizer": tokenizer,
+            "init_from": begin_with,
             "output": out,
             "seed": seed,
         }
@@ -87,10 +99,14 @@ class Train:
         tokens: Path,
         heldout: Path,
         tokenizer: Path,
+        synthetic: Path | None = None,
+        begin_with: Path | None = None,
     ) -> dict:
         """Train in ``scratch``, so that a crash loses at most one checkpoint interval."""
         work = scratch / "training"
-        values = self._training_config(str(tokens), str(heldout), str(tokenizer), str(work), seed)
+        train = [str(folder) for folder in (tokens, synthetic) if folder]
+        weights = str(begin_with / "model") if begin_with else None
+        values = self._training_config(train, str(heldout), str(tokenizer), weights, str(work), seed)
         path = scratch / "train.yaml"
         path.write_text(yaml.safe_dump(values))
         _run_training(path, progress)

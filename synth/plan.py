@@ -53,6 +53,8 @@ class Rule:
     """Names of recipes; none leaves the document alone."""
     draw: int = 0
     """Take this many of them, chosen by the document's id and the seed; 0 takes all."""
+    share: float = 1.0
+    """Of the documents that fit, this share, chosen in the same way, gets them; the others get none."""
     where: dict[str, str | float | list[str] | dict[str, float]] = field(default_factory=dict)
     """Conditions on columns, all must hold: a value or a list of them, or {least:, most:}. ``words``
     is the length of the text. A null fits no condition."""
@@ -60,6 +62,8 @@ class Rule:
     def __post_init__(self) -> None:
         if self.draw < 0:
             raise ValueError(f"draw is {self.draw}: it must be 0 (all) or more")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}: it must be above 0 and at most 1")
         _ = self.conditions
 
     @property
@@ -177,6 +181,8 @@ class Planner:
         for rule, conditions in self.rules:
             if all(condition.holds(document.get(column)) for column, condition in conditions.items()):
                 names = list(rule.recipes)
+                if int.from_bytes(_hash(seed, document["id"])) >= rule.share * 2**64:
+                    return []
                 if rule.draw:
                     names = sorted(names, key=lambda name: _hash(seed, document["id"], name))[: rule.draw]
                 return [self.recipes[name] for name in sorted(names)]

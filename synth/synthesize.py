@@ -138,7 +138,7 @@ class Synthesize:
             "engine": self.engine.identity(),
             "context": self.engine.context,
             "recipes": [recipe.identity() for recipe in self.used_recipes.values()],
-            "rules": [[rule.where, rule.recipes, rule.draw] for rule in self.rules],
+            "rules": [[rule.where, rule.recipes, rule.draw, rule.share] for rule in self.rules],
             "retries": self.retries,
             "most_parts": self.most_parts,
         }
