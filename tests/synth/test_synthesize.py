@@ -143,7 +143,7 @@ def test_who_is_left_out(local_ray: int, tmp_path: Path) -> None:
         ({"key_variable": "NO_SUCH_KEY"}, "does not take the key in NO_SUCH_KEY: 401"),
         (
             {"context": 1500},
-            "of instruction and 1400 of answer leave 0 for the document: raise engine.context",
+            "and 1400 of answer leave 0 for the document: raise engine.context",
         ),
         ({"base_url": "http://127.0.0.1:9/v1", "attempts": 1}, "gave no answer in 1 attempts"),
     ],
