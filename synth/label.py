@@ -138,9 +138,7 @@ class Label:
         self, shard: pa.Table, settings: EngineSettings, seed: int
     ) -> dict[int, tuple[str, str | None, str]]:
         """Row: (id, title, the start of the text that fits) of those to ask about."""
-        count = (
-            settings.prompts.count if settings.prompts else lambda text: int(len(text) / CHARS_A_TOKEN) + 1
-        )
+        count = token_counter(settings.prompts)
         own = count(self.questions.messages("", None)[0]["content"])
         room = settings.context - own - self.questions.max_tokens - SLACK
         if room < LEAST_ROOM:
