@@ -16,7 +16,7 @@ from synth import holder
 from synth.asking import ask, together
 from synth.engine import EngineSettings, Refused, Request
 from synth.journal import Journal
-from synth.plan import LEAST_ROOM, SLACK, split_text
+from synth.plan import LEAST_ROOM, SLACK, split_text, token_counter
 from synth.recipe import Sampling
 from synth.rubric import Rubric, builtin_rubrics, load_rubric
 
