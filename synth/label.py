@@ -134,6 +134,16 @@ class Label:
             journal.close()
         return self._table(shard, answers, settings, revision), _report(answers)
 
+    def estimate(self, shard: pa.Table, *, seed: int, model: Path | None = None) -> dict[str, dict[str, int]]:
+        """What would be asked for one shard, without retries."""
+        settings = self.engine.at(model)
+        count = token_counter(settings.prompts)
+        texts = self._sample(shard, settings, seed)
+        own = count(self.questions.messages("", None)[0]["content"])
+        tokens = sum(own + count(title or "") + count(text) for _, title, text in texts.values())
+        most = len(texts) * self.questions.max_tokens
+        return {self.questions.name: {"requests": len(texts), "prompt_tokens": tokens, "output_tokens": most}}
+
     def _sample(
         self, shard: pa.Table, settings: EngineSettings, seed: int
     ) -> dict[int, tuple[str, str | None, str]]:

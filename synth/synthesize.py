@@ -153,6 +153,10 @@ class Synthesize:
             count=token_counter(engine.prompts),
         )
 
+    def estimate(self, shard: pa.Table, *, seed: int, model: Path | None = None) -> dict[str, dict[str, int]]:
+        """What would be asked for one shard, by recipe, without retries."""
+        return self.planner(self.engine.at(model)).plan(shard, seed).budget
+
     def expand(
         self,
         shard: pa.Table,

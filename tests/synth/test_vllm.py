@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -29,7 +30,13 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_cores(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and "EngineCore" in p.name() + " ".join(p.cmdline())]
+    """Those of ``processes`` that run vLLM's engine."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if "EngineCore" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_the_engine_process_killed(writer: Path, tmp_path: Path) -> None:
