@@ -56,6 +56,9 @@ def run(
         str | None, typer.Option(help="A Ray cluster to run on [default: a local one of our own].")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Cores of the local Ray [default: all].")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is done, and what a model would be asked.")
+    ] = False,
 ) -> None:
     """Run a DAG, or go on with it: what is done already is not done again.
 
@@ -80,6 +83,7 @@ def run(
             accept_gaps=tuple(accept_gap or ()),
             ray_address=ray_address,
             workers=workers,
+            dry_run=dry_run,
         )
     )
 

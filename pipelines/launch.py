@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines import cluster
-from pipelines.config import ConfigError, load
-from pipelines.engine import CONFIG, DISK, Engine
+from pipelines.config import ConfigError, Dag, load
+from pipelines.dry_run import dry_run as say
+from pipelines.engine import CONFIG, DISK, DONE, Engine
 from pipelines.lease import RunIsHeld
 from pipelines.progress import LiveTable, LogLines
 from pipelines.report import write_report
@@ -25,11 +26,14 @@ def launch(
     accept_gaps: tuple[str, ...] = (),
     ray_address: str | None = None,
     workers: int | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Run ``config`` in the folder ``run`` (runs/<its name>); returns the exit code."""
     cluster.prepare(ray_address)
     try:
         dag = load(config, settings)
+        if dry_run:
+            return _dry_run(dag, console, until)
         folder = run or Path("runs") / dag.name
         engine = Engine(
             dag,
@@ -56,6 +60,15 @@ def launch(
         if job.error:
             complain(f"{job.name}: {job.state}: {job.error}")
     return code
+
+
+def _dry_run(dag: Dag, console: Console, until: str | None) -> int:
+    try:
+        say(dag, console, until)
+    except (ValueError, FileNotFoundError) as error:
+        complain(dag.redact(str(error)))
+        return CONFIG
+    return DONE
 
 
 def complain(error: Exception | str) -> None:

@@ -115,8 +115,9 @@ def make_plan(
     store: Folder,
     inputs: dict[str, Manifest],
     folders: dict[str, Folder],
+    freeze: bool = True,
 ) -> Plan:
-    """Freeze the plan of a unit whose inputs are complete (or accepted with a gap)."""
+    """The plan of a unit whose inputs are complete (or accepted with a gap), and freeze its items."""
     check_columns(unit, inputs)
     unit = _sized(unit, inputs)
     steps = [_describe(node) for node in unit.nodes]
@@ -132,6 +133,8 @@ def make_plan(
     dataset = store / f"{unit.name}-{whole[:12]}"
     plan = Plan(unit, whole, annotated, dataset, inputs, folders, steps)
     frozen = dataset.read_json("plan.json")
+    if frozen is None and not freeze:
+        return plan
     if frozen is None:
         items = first_items(plan)
         body = {"fingerprint": whole, "steps": steps, **common, "items": items}

@@ -44,6 +44,7 @@ BUILT_IN = {
     "tokenize": "pipelines.tokenize:Tokenize",
     "train": "pipelines.train:Train",
     "synthesize": "synth.synthesize:Synthesize",
+    "label": "synth.label:Label",
 }
 # Stages that are no more, and how to write them now.
 REPLACED = {

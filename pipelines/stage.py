@@ -33,6 +33,8 @@ expand   expand(self, shard, **artifacts) -> pa.Table        ``shard`` is a pa.T
                                               as a drop, or as an error. It may return (table,
                                               report): the reports (dicts, JSON) of a node's items
                                               are added up, number by number
+         ``estimate(shard, *, seed, **artifacts)``, if there is one, says what a model would be asked:
+         {name: {"requests", "prompt_tokens", "output_tokens"}}, for --dry-run
          A stage with ``resident = True`` keeps something loaded (a model, a connection) from item
          to item: its items run in ``replicas`` actors, each with ``cpus`` and ``gpus``, that live as
          long as the node, two items at a time, in threads. Its expand also gets, by keyword, ``node``

@@ -64,9 +64,9 @@ class Asking:
         async def work() -> None:
             for part in waiting:
                 # at once, so that the recipes share the document at the head of their prompts
-                await _together([self._recipe(part, recipe) for recipe in part.recipes])
+                await together([self._recipe(part, recipe) for recipe in part.recipes])
 
-        await _together([work() for _ in range(min(self.engine.slots, len(parts)))])
+        await together([work() for _ in range(min(self.engine.slots, len(parts)))])
         order: Callable[[Attempt], Any] = lambda a: (a.part.row, a.part.number, a.recipe.name, a.number)  # noqa: E731
         return sorted(self.attempts, key=order)
 
@@ -123,7 +123,7 @@ class Asking:
         return await asyncio.gather(*(one(number, chat) for number, chat in enumerate(chats)))
 
 
-async def _together(work: list[Any]) -> None:
+async def together(work: list[Any]) -> None:
     """All of it; the first failure ends the rest and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:

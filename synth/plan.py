@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from synth.prompt import Prompts
 from synth.recipe import Recipe
 
 SLACK = 32  # tokens that a chat template and its seams may take
@@ -22,6 +23,11 @@ LEAST_ROOM = 64  # tokens; less than that of a document says nothing
 CHARS_A_TOKEN = 3.0  # where no tokenizer is known; rather too few than too many
 
 _HEADING = re.compile(r"^(?:#{1,6} \S|[A-Z][A-Z0-9 _/&-]{2,60}$|.+\n(?:={3,}|-{3,})$)", re.M)
+
+
+def token_counter(prompts: Prompts | None) -> Callable[[str], int]:
+    """Counts the tokens of a text, about so where no tokenizer is known."""
+    return prompts.count if prompts else lambda text: int(len(text) / CHARS_A_TOKEN) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +112,7 @@ class Plan:
 
 
 class Planner:
-    """Plans shards. ``count`` gives the tokens of a text, or None where no tokenizer is known."""
+    """Plans shards. ``count`` gives the tokens of a text."""
 
     def __init__(
         self,
@@ -115,11 +121,11 @@ class Planner:
         *,
         context: int,
         most_parts: int,
-        count: Callable[[str], int] | None = None,
+        count: Callable[[str], int],
     ):
         self.recipes, self.context, self.most_parts = recipes, context, most_parts
         self.rules = [(rule, rule.conditions) for rule in rules or [Rule(recipes=tuple(recipes))]]
-        self.count = count or (lambda text: int(len(text) / CHARS_A_TOKEN) + 1)
+        self.count = count
         self.room = {name: self._room(recipe) for name, recipe in recipes.items()}
 
     def _room(self, recipe: Recipe) -> int:

@@ -17,7 +17,7 @@ from synth.asking import Asking, Attempt
 from synth.checks import COLUMNS
 from synth.engine import EngineSettings
 from synth.journal import Journal
-from synth.plan import Plan, Planner, Rule
+from synth.plan import Plan, Planner, Rule, token_counter
 from synth.recipe import Recipe, builtin_recipes, load_recipe
 
 # What a new document has from the one it was made of.
@@ -145,14 +145,17 @@ class Synthesize:
 
     def planner(self, engine: EngineSettings) -> Planner:
         """Plans with the tokenizer of ``engine``. Raises ValueError when its context is too small."""
-        prompts = engine.prompts
         return Planner(
             self.used_recipes,
             self.rules,
             context=engine.context,
             most_parts=self.most_parts,
-            count=prompts.count if prompts else None,
+            count=token_counter(engine.prompts),
         )
+
+    def estimate(self, shard: pa.Table, *, seed: int, model: Path | None = None) -> dict[str, dict[str, int]]:
+        """What would be asked for one shard, by recipe, without retries."""
+        return self.planner(self.engine.at(model)).plan(shard, seed).budget
 
     def expand(
         self,

@@ -11,7 +11,7 @@ import socket
 import psutil
 
 from pipelines.progress import human_bytes
-from pipelines.report import nodes, rows
+from pipelines.report import nodes, rows, synthesis
 from pipelines.report.facts import Facts, Unit, grouped_failures, metrics
 from pipelines.report.layout import number, seconds, share
 from pipelines.report.markup import Markup, el, join
@@ -37,6 +37,8 @@ def page(facts: Facts) -> str:
             [nodes.contamination(unit) for unit in finished if unit.report.get("benchmarks")],
         ),
         ("Classifier", [nodes.classifier(unit) for unit in finished if nodes.is_classifier(unit)]),
+        ("Synthesis", [synthesis.synthesis(unit) for unit in finished if synthesis.is_synthesis(unit)]),
+        ("Labels", [synthesis.labels(unit) for unit in finished if synthesis.is_label(unit)]),
         ("Training", [nodes.training(facts.units[name], lines) for name, lines in curves.items()]),
         ("Other fits", nodes.fits(finished, curves)),
         ("Counts", rows.counts(finished, facts)),

@@ -121,7 +121,7 @@ def test_page_text_is_never_control(tmp_path: Path, text: str) -> None:
 def test_markers_are_broken_up_where_the_tokenizer_is_unknown(text: str) -> None:
     found = defused(text)
     assert found != text and found.replace("< ", "<").replace("[ ", "[") == text
-    assert not any(mark in found for mark in (*SPECIAL, "[INST]", "[/INST]", "</s>", "<s>", "<SYS>"))
+    assert not any(mark in found for mark in (*SPECIAL, "[INST]", "[/INST]", "</s>", "<s>", "<<SYS>>"))
 
 
 @pytest.mark.parametrize("text", ["<document>\nx\n</document>", "List[int]", "a < b", "[T] <name>", "x <= 3"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -51,9 +52,9 @@ def test_a_word_without_end_is_cut() -> None:
     assert max(map(len, split_text("x" * 10_000, 100, 50, len))) <= 50
 
 
-def planner(rules: list[Rule], **settings: int) -> Planner:
+def planner(rules: list[Rule], **settings: Any) -> Planner:
     recipes = {name: builtin_recipes()[name] for name in ("faq", "wiki", "distill")}
-    return Planner(recipes, rules, **{"context": 8192, "most_parts": 4, **settings})
+    return Planner(recipes, rules, **{"context": 8192, "most_parts": 4, "count": count, **settings})
 
 
 def documents(n: int = 40) -> pa.Table:

@@ -64,7 +64,7 @@ def test_every_recipe(local_ray: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("victim", ["driver", "actor"])
 def test_killed_and_resumed(local_ray: int, tmp_path: Path, victim: str) -> None:
-    """SIGKILL in mid-run: what was recorded is not asked again, and nothing is lost."""
+    """SIGKILL in mid-run: what was recorded whole is not asked again, and nothing is lost."""
     with scripted(tmp_path, delay=0.3) as server:
         config = write_dag(tmp_path, nodes(tmp_path, endpoint(server, concurrency=4)))
         with driver(config, tmp_path / "run") as first:
@@ -78,36 +78,24 @@ def test_killed_and_resumed(local_ray: int, tmp_path: Path, victim: str) -> None
                 before = recorded(tmp_path / "store")
                 assert first.wait() == 0, first.output()
         if victim == "driver":
-            before = recorded(tmp_path / "store")
             wait_gone(left)
+            # and the machine lost the end of what was written last
+            journals = (tmp_path / "store").glob("*/scratch/*/generations.jsonl")
+            journal = next(file for file in journals if file.stat().st_size)
+            journal.write_bytes(journal.read_bytes()[:-5])
+            before = recorded(tmp_path / "store")
             code, _ = run(config, tmp_path / "run")
             assert code == 0
         answered = server.answered()
-    assert 6 <= len(before) < len(recorded(tmp_path / "store"))
+    assert 5 <= len(before) < len(recorded(tmp_path / "store"))
     assert all(answered[seed_of(key, 3)] == 1 for key in before)
-    # what was on its way is asked again: at most what one engine has in flight
-    assert sum(count > 1 for count in answered.values()) <= 4
+    # what was on its way is asked again: at most what one engine has in flight, and the torn line
+    assert sum(count > 1 for count in answered.values()) <= 5
     report = manifests(tmp_path / "run")["new"]["report"]
     assert report["answers_from_journal"] >= len(before)
     assert {row["parents"][0] for row in rows(tmp_path / "run", "new")} == {
         row["id"] for row in rows(tmp_path / "run", "docs")
     }
-
-
-def test_a_torn_line_is_asked_again(local_ray: int, tmp_path: Path) -> None:
-    """A journal that a crash tore is cut where it is torn."""
-    with scripted(tmp_path, delay=0.2) as server:
-        config = write_dag(tmp_path, nodes(tmp_path, endpoint(server, concurrency=2), MODULES[:2]))
-        with driver(config, tmp_path / "run") as first:
-            first.until(lambda: len(recorded(tmp_path / "store")) >= 3)
-            wait_gone(first.kill())
-        journals = (tmp_path / "store").glob("*/scratch/*/generations.jsonl")
-        journal = next(file for file in journals if file.stat().st_size)
-        data = journal.read_bytes()
-        journal.write_bytes(data[:-5])
-        before = recorded(tmp_path / "store")
-        assert run(config, tmp_path / "run")[0] == 0
-        assert all(server.answered()[seed_of(key, 3)] == 1 for key in before)
 
 
 def test_who_is_left_out(local_ray: int, tmp_path: Path) -> None:
@@ -143,7 +131,7 @@ def test_who_is_left_out(local_ray: int, tmp_path: Path) -> None:
         ({"key_variable": "NO_SUCH_KEY"}, "does not take the key in NO_SUCH_KEY: 401"),
         (
             {"context": 1500},
-            "of instruction and 1400 of answer leave 0 for the document: raise engine.context",
+            "and 1400 of answer leave 0 for the document: raise engine.context",
         ),
         ({"base_url": "http://127.0.0.1:9/v1", "attempts": 1}, "gave no answer in 1 attempts"),
     ],
