@@ -14,8 +14,8 @@ PY
 echo "Installing into $venv: about 300 packages' worth of wheels, 2 GB (5 GB with the test tools), 2 to 4 minutes."
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip="$venv/bin/python -m pip install --quiet --progress-bar off"
-# a CPU build of torch first: from the package index in use if it has one, else from PyTorch's own
-if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+# a CPU build of torch first (unless TORCH is empty): from the package index in use, else from PyTorch's own
+if [ -n "$TORCH" ] && ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     $pip "$TORCH+cpu" 2>/dev/null || $pip "$TORCH" --index-url "$TORCH_INDEX" 2>/dev/null || $pip "$TORCH"
 fi
 $pip -e "$target"
