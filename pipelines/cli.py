@@ -249,6 +249,76 @@ def train(
     raise typer.Exit(subprocess.run(command).returncode)
 
 
+Checkpoint = Annotated[Path, typer.Argument(help="A Hugging Face folder, as training leaves it: RUN/model.")]
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    checkpoint: Checkpoint,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default lets nobody else in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model to clients [default: the folder's].")
+    ] = None,
+    tensor_parallel_size: Annotated[int, typer.Option(help="GPUs to split the model over: 1, 2 or 4.")] = 1,
+) -> None:
+    """Serve a model through vLLM's OpenAI server, until Ctrl-C or SIGTERM.
+
+    Any other option of `vllm serve` may follow. GET /health answers 200 when it is ready; VLLM_API_KEY in
+    the environment makes clients show a key. All processes of the server die with it.
+
+    Examples:
+
+        corpusmill serve runs/sigma/model
+
+        corpusmill serve runs/sigma/model --port 8100 --max-model-len 2048
+    """
+    from pipelines.serve import serve as become_server
+
+    try:
+        become_server(checkpoint, host, port, name, tensor_parallel_size, context.args)
+    except ValueError as error:
+        raise _stop(error) from None
+
+
+@app.command()
+def generate(
+    checkpoint: Checkpoint,
+    prompt: Annotated[str | None, typer.Option(help="A prompt; the continuation is printed.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Prompts: a line each, or a .jsonl with a key `prompt`; JSON lines are printed."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the first prompt; the next has the next.")] = 0,
+) -> None:
+    """Continue prompts by a model, through vLLM in this process.
+
+    Examples:
+
+        corpusmill generate runs/sigma/model --prompt "To list the pods of a node, "
+
+        corpusmill generate runs/sigma/model --file prompts.jsonl > answers.jsonl
+    """
+    from pipelines.serve import generate as continue_prompts
+    from pipelines.serve import read_prompts
+
+    try:
+        if (prompt is None) == (file is None):
+            raise ValueError("give either --prompt or --file")
+        prompts = read_prompts(file) if file else [prompt or ""]
+        rows = continue_prompts(checkpoint, prompts, max_tokens, temperature, top_p, seed)
+    except (ValueError, OSError) as error:
+        raise _stop(error) from None
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False) if file else row["text"])
+
+
 @app.command()
 def params(
     config: Annotated[str, typer.Argument(help="A model's YAML file, or FILE:ROW of a file of rows.")],

@@ -36,6 +36,7 @@ BUILT_IN = {
     "line_dedup": "filters.line_dedup:LineDedup",
     "rebalance": "filters.rebalance:Rebalance",
     "decontaminate": "filters.decontaminate:Decontaminate",
+    "template_monitor": "synth.checks.template:TemplateMonitor",
     "train_classifier": "filters.train_classifier:TrainClassifier",
     "classify": "filters.classify:Classify",
     "train_tokenizer": "pipelines.train_tokenizer:TrainTokenizer",

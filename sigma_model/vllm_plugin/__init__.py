@@ -1,5 +1,5 @@
 """Sigma in vLLM (0.29 to 0.33), as a plugin that vLLM finds by its entry point ``vllm.general_plugins``.
-The one place of ``sigma_model`` that imports vLLM; nothing outside imports it, vLLM loads it.
+The one place of ``sigma_model`` that imports vLLM, and vLLM is who loads it: others import limits.py alone.
 The KV cache is vLLM's own: a K head and its V heads are one KV head whose V is wide (attention.py), so
 that paging, prefix caching, chunked prefill and tensor parallelism are vLLM's too.
 """

@@ -187,7 +187,7 @@ class TorchImplementation(Implementation):
     def attend(self, q_NQD, k_NKD, v_NKX, pages_PKTC, batch, out_NQE):
         plan = batch.plan
         rows_NKC = torch.cat([k_NKD, v_NKX], dim=-1)
-        pages_PKTC[plan.pages, :, plan.places] = rows_NKC[plan.written].to(pages_PKTC.dtype)
+        pages_PKTC[plan.pages, :, plan.places] = rows_NKC[plan.written]
         if len(plan.decode_tokens):
             out_NQE[plan.decode_tokens] = self._decode(q_NQD[plan.decode_tokens], pages_PKTC, plan)
         for first, last, length, table in plan.prefills:
@@ -222,7 +222,7 @@ class SigmaBackend(AttentionBackend):
     """What vLLM asks of a backend; both of ours answer alike."""
 
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16, torch.float32]
-    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "float16", "bfloat16"]
+    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto"]
 
     @staticmethod
     def get_name() -> str:

@@ -34,7 +34,8 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, m
 from vllm.sequence import IntermediateTensors
 
 from sigma_model.config import SigmaConfig
-from sigma_model.vllm_plugin.attention import DiffQKVAttention, check_servable
+from sigma_model.vllm_plugin.attention import DiffQKVAttention
+from sigma_model.vllm_plugin.limits import check_servable
 
 
 class SigmaAttention(nn.Module):

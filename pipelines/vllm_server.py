@@ -1,0 +1,67 @@
+"""vLLM's own OpenAI server, whose processes die with this one: ``python -m pipelines.vllm_server MODEL ...``.
+
+The arguments are those of ``vllm serve``; our defaults stand before them, so that the user's win. A process
+that vLLM spawns runs this file as ``__mp_main__`` before anything else, one that it forks runs the hook
+below: without them its engine outlives a server that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines.child import die_with_parent
+
+if __name__ == "__mp_main__":
+    die_with_parent(os.getppid())
+
+
+def cpu_options(model: Path) -> dict[str, Any]:
+    """Engine options for a machine without a GPU, where vLLM's own defaults do not fit.
+
+    Chunked prefill is off: a request with a seed ends the engine when its prompt is cut (0.32). A float32
+    checkpoint stays what it is: vLLM would round it to bfloat16, which saves a CPU nothing.
+    """
+    options: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
+    config = model / "config.json"
+    if config.is_file() and json.loads(config.read_text()).get("dtype") == "float32":
+        options["dtype"] = "float32"
+    return options
+
+
+def set_environment() -> None:
+    """What vLLM reads from the environment, where the user says nothing."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # without it the engine takes half of the memory, and each process binds itself to all cores
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+def _as_flags(options: dict[str, Any]) -> list[str]:
+    flags = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", value]
+    return flags
+
+
+def main() -> None:
+    set_environment()
+    os.register_at_fork(after_in_child=lambda: die_with_parent(os.getppid()))
+    from vllm.entrypoints.cli.main import main as vllm
+    from vllm.platforms import current_platform
+
+    model, *arguments = sys.argv[1:]
+    defaults = cpu_options(Path(model)) if current_platform.is_cpu() else {}
+    sys.argv = ["vllm", "serve", model, *_as_flags(defaults), *arguments]
+    vllm()
+
+
+if __name__ == "__main__":
+    main()
