@@ -23,8 +23,8 @@ def synthesis(unit: Unit) -> Markup:
     documents, accepted, asked = (sum(recipe[key] for recipe in recipes.values()) for key in keys)
     text = (
         f"{unit.name} asked {number(asked)} times and got {number(documents)} documents, of which"
-        f" {number(accepted)} ({share(accepted, documents)}) passed every check. A rejected answer is asked for"
-        f" again with another seed; {number(unit.report['answers_from_journal'])} answers came from the"
+        f" {number(accepted)} ({share(accepted, documents)}) passed every check. A rejected answer is asked"
+        f" for again with another seed; {number(unit.report['answers_from_journal'])} answers came from the"
         " journal of an earlier start. A reason is the first check that failed."
     )
     rows = [
