@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from synth.prompt import Prompts
 
@@ -88,6 +88,8 @@ class Engine(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """Which model writes, where, and how fast it may be asked."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     kind: Literal["vllm", "openai", "echo"] = "vllm"
     """vllm (in a process of its own on the worker), openai (an endpoint), or echo (a dry run)."""
