@@ -152,6 +152,27 @@ def test_what_cannot_work_says_so(local_ray: int, tmp_path: Path, change: dict, 
     assert said in engine.jobs["new"].error
 
 
+def test_the_judge_answers_through_the_same_engine(local_ray: int, tmp_path: Path) -> None:
+    """Every document is graded, what gets a low grade is rejected, and grades are recorded too."""
+    recipe = tmp_path / "judged.yaml"
+    recipe.write_text(
+        "name: judged\nversion: 1\nprompt: Write it anew.\nlength: {most_ratio: 9}\n"
+        "checks: {judge: {share: 1.0, least: 4}}\n"
+    )
+    with scripted(tmp_path) as server:
+        dag = nodes(tmp_path, endpoint(server), recipes=[str(recipe)], most_parts=8)
+        code, engine = run(write_dag(tmp_path, dag), tmp_path / "run")
+        assert code == 0, engine.jobs["new"].error
+        asked = len(server.asked())
+    made, rejected = rows(tmp_path / "run", "new"), rows(tmp_path / "run", "new", "dropped")
+    judged = [row for row in rejected if row["drop_rule"] == "judge"]
+    assert made and all(row["synth_judge_grade"] >= 4 for row in made)
+    assert judged and all(row["synth_judge_grade"] < 4 for row in judged)
+    keys = recorded(tmp_path / "store")
+    assert len(keys) == len(set(keys)) == asked
+    assert sum("/judge/" in key for key in keys) == len(made) + len(judged)
+
+
 def test_dry_run(tmp_path: Path) -> None:
     """Says what would be asked, and writes and starts nothing."""
     said = Console(record=True, width=120, file=io.StringIO())
