@@ -28,12 +28,12 @@ def holders(current: Driver) -> list[psutil.Process]:
 
 
 def engine_cores(current: Driver) -> list[psutil.Process]:
-    return [p for p in current.family() if "EngineCore" in _line(p)]
+    return [p for p in current.family() if "EngineCor" in _line(p)]
 
 
 def _line(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())
+        return " ".join([process.name(), *process.cmdline()])
     except psutil.Error:
         return ""
 

@@ -15,6 +15,7 @@ from toy_runs import driver, manifests, run, wait_gone, write_dag
 from pipelines.config import ConfigError, load
 from pipelines.dry_run import dry_run
 from pipelines.report import write_report
+from pipelines.trace import trace_run
 from synth.recipe import builtin_recipes
 
 
@@ -62,10 +63,15 @@ def test_every_recipe(local_ray: int, tmp_path: Path) -> None:
     assert sum(recipe["accepted"] for recipe in report.values()) == len(made) == manifest["counts"]["kept"]
     assert sum(recipe["requests"] for recipe in report.values()) == sum(answered.values())
     assert max(answered.values()) == 1
-    told: Counter = Counter()
+    counted: Counter = Counter()
     for recipe in report.values():
-        told.update(recipe["rejected"])
-    assert told == Counter(row["drop_rule"] for row in rejected)
+        counted.update(recipe["rejected"])
+    assert counted == Counter(row["drop_rule"] for row in rejected)
+    parent, child = made[0]["parents"][0], made[0]
+    told = trace_run(tmp_path / "run", child["id"])
+    assert f"made of {parent} (part {child['synth_part']}) by recipe {child['synth_recipe']} v" in told
+    assert f"seed {child['synth_seed']}, prompt {child['synth_prompt_hash']}" in told
+    assert f"document {parent}" in told and f"made {child['id']} of it" in told
     page = write_report(tmp_path / "run").read_text()
     assert "Synthesis" in page and all(name in page for name in names)
 
