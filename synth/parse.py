@@ -235,8 +235,8 @@ class Dialogue:
 def _cut(start: re.Pattern[str], raw: str) -> list[str]:
     """The parts that begin with ``start``, without it; what stands before the first is left out."""
     matches = list(start.finditer(raw))
-    ends = [match.start() for match in matches[1:]] + [len(raw)]
-    return [raw[match.end() : end] for match, end in zip(matches, ends, strict=True)]
+    ends = [*(match.start() for match in matches[1:]), len(raw)]
+    return [raw[match.end() : end] for match, end in zip(matches, ends, strict=False)]
 
 
 PARSERS: dict[str, Any] = {
