@@ -236,6 +236,7 @@ def _cut(start: re.Pattern[str], raw: str) -> list[str]:
     """The parts that begin with ``start``, without it; what stands before the first is left out."""
     matches = list(start.finditer(raw))
     ends = [*(match.start() for match in matches[1:]), len(raw)]
+    # without a start there is one end too many
     return [raw[match.end() : end] for match, end in zip(matches, ends, strict=False)]
 
 

@@ -124,7 +124,7 @@ def over_datasets(
             {
                 "id": [f"d{number}" for number in range(len(texts))],
                 "text": pa.array(texts, pa.large_string()),
-                "recipe": ["any"] * len(texts),
+                "synth_recipe": ["any"] * len(texts),
             }
         )
         (out,), _ = run_phases(stage, [table])
