@@ -49,7 +49,7 @@ class TemplateMonitor:
     """Share of a recipe's documents that one opening may have."""
     least_documents: int = 20
     """An opening of at most so many documents is never too common."""
-    by: str = "recipe"
+    by: str = "synth_recipe"
     """The column that tells which recipe a document is of."""
 
     def __post_init__(self) -> None:
