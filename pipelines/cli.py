@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.house import ForeignPackage, check_house
@@ -181,16 +182,27 @@ def stages(name: Annotated[str | None, typer.Argument(help="One stage.")] = None
     inputs = ", ".join(f"{key} ({kind})" for key, kind in cls.inputs.items()) or "none"
     console.print(f"\ninput: {inputs}; output: {cls.output}; {cls.determinism}\n", highlight=False)
     table = Table("parameter", "type", "default", "meaning", box=None, pad_edge=False)
-    required = registry.adapter(cls).json_schema().get("required", [])
-    for key, schema in registry.parameters(cls).items():
+    whole = registry.adapter(cls).json_schema()
+    _add_parameters(table, whole, whole.get("$defs", {}))
+    console.print(table)
+
+
+def _add_parameters(table: Table, page: dict, inner: dict, prefix: str = "") -> None:
+    """A row for each parameter of the JSON Schema ``page``, and below it those of a mapping inside."""
+    required = page.get("required", [])
+    for key, schema in page.get("properties", {}).items():
         kind = schema.get("type") or " | ".join(
             str(part.get("type", part)) for part in schema.get("anyOf", [])
         )
         default = json.dumps(schema["default"]) if "default" in schema else ""
         if key in required:
             default = "(required)"
-        table.add_row(key, kind, default, " ".join(schema.get("description", "").split()))
-    console.print(table)
+        reference = schema.get("$ref") or schema.get("items", {}).get("$ref", "")
+        kind = kind or ("mapping" if reference else "")
+        meaning = " ".join(schema.get("description", "").split())
+        table.add_row(prefix + key, kind, escape(default), escape(meaning))
+        if reference:
+            _add_parameters(table, inner[reference.rsplit("/", 1)[-1]], inner, f"{prefix}{key}.")
 
 
 def _first_sentence(text: str) -> str:

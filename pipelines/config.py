@@ -273,7 +273,8 @@ def _check_inputs(name: str, spec: dict, cls: Any, specs: dict, reader: _Reader)
     for key in wanted:
         if key not in given and key not in getattr(cls, "optional", ()):
             reader.error(here, f"node {name!r}: input {key!r} ({cls.inputs[key]}) is missing")
-    return dict(given)
+    # in the stage's order: the first is the one whose shards are gone through
+    return {key: given[key] for key in [*wanted, *given] if key in given}
 
 
 def _check_kinds(node: Node, nodes: dict[str, Node], reader: _Reader) -> None:

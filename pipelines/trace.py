@@ -66,7 +66,33 @@ def trace_run(run: Path, what: str) -> str:
             f"no dataset of {run} knows {what!r}: give NODE:SHARD:ROW of a token dataset, an id of 32"
             " hex digits, or a URL as it was crawled"
         )
-    return "\n\n".join(_story(datasets, id_) for id_ in ids)
+    stories = []
+    for id_ in ids:
+        stories.append(_story(datasets, id_))
+        # what a document was made of comes after it
+        ids += [parent for parent in _parents(datasets, id_) if parent not in ids]
+    return "\n\n".join(stories)
+
+
+def _parents(datasets: list[Dataset], id_: str) -> list[str]:
+    for dataset in datasets:
+        for sighting in _find(dataset, "id", id_) if dataset.manifest.kind == "documents" else ():
+            if parents := sighting.values.get("parents"):
+                return parents
+    return []
+
+
+def _children(datasets: list[Dataset], id_: str) -> list[str]:
+    """A line for each document that was made of this one and kept."""
+    lines = []
+    for dataset in datasets:
+        if dataset.manifest.stages[-1]["stage"] != "synthesize":
+            continue
+        for file in dataset.manifest.shards:
+            rows = _read(dataset, file["file"], ["id", "parents", "synth_recipe"])
+            for row in rows.filter(pc.equal(pc.list_element(rows["parents"], 0), id_)).to_pylist():
+                lines.append(f"  {dataset.node:12} made {row['id']} of it by recipe {row['synth_recipe']}")
+    return lines
 
 
 def _ids(datasets: list[Dataset], what: str) -> list[str]:
@@ -134,6 +160,7 @@ def _story(datasets: list[Dataset], id_: str) -> str:
             page = page or (sighting.values if sighting.values.get("warc_file") else {})
     if len(lines) == 1:
         raise ValueError(f"no dataset of this run holds the document {id_}")
+    lines += _children(datasets, id_)
     if page:
         lines[1:1] = _origin(datasets, page)
     return "\n".join(lines)
@@ -173,4 +200,15 @@ def _details(sighting: Sighting) -> list[str]:
     failed = values.get("failed_rules") or []
     if failed:
         shown.append(f"failed: {', '.join(failed)}")
-    return [f"               {'  '.join(shown)}"] if shown else []
+    lines = [f"               {'  '.join(shown)}"] if shown else []
+    # where it was made: later nodes carry the columns on
+    if values.get("synth_recipe") and sighting.dataset.manifest.stages[-1]["stage"] == "synthesize":
+        lines.append(
+            f"               made of {', '.join(values['parents'])} (part {values['synth_part']}) by recipe"
+            f" {values['synth_recipe']} v{values['synth_version']}"
+        )
+        lines.append(
+            f"               {values['synth_model']} {values['synth_model_revision']}, attempt"
+            f" {values['synth_attempt']}, seed {values['synth_seed']}, prompt {values['synth_prompt_hash']}"
+        )
+    return lines

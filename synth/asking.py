@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ from synth.journal import Journal
 from synth.plan import Part, request_seed
 from synth.recipe import Recipe, Sampling
 
+# of their own: a check may wait for a judge, whose answer needs the loop's threads for the journal
+_CHECKERS = ThreadPoolExecutor(4, "checks")
 JUDGEMENT = Sampling(temperature=0.0, top_p=1.0, max_tokens=8)
 
 
@@ -92,7 +95,8 @@ class Asking:
             completion = await ask(self.engine, self.journal, request)
         except Refused as error:
             return Attempt(part, recipe, number, request, None, None, str(error))
-        documents = await asyncio.to_thread(self._check, part, recipe, key, completion)
+        loop = asyncio.get_running_loop()
+        documents = await loop.run_in_executor(_CHECKERS, self._check, part, recipe, key, completion)
         return Attempt(part, recipe, number, request, completion, documents)
 
     def _check(self, part: Part, recipe: Recipe, key: str, completion: Completion) -> pa.Table:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from synth.prompt import Prompts
 
@@ -89,6 +89,8 @@ class Engine(Protocol):
 class EngineSettings:
     """Which model writes, where, and how fast it may be asked."""
 
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
+
     kind: Literal["vllm", "openai", "echo"] = "vllm"
     """vllm (in a process of its own on the worker), openai (an endpoint), or echo (a dry run)."""
     model: str = ""
@@ -130,6 +132,10 @@ class EngineSettings:
     """Of openai: seconds for one answer."""
 
     def __post_init__(self) -> None:
+        # workers may have another current folder
+        for name in ("model",) if self.kind == "vllm" else ("tokenizer",):
+            if getattr(self, name):
+                object.__setattr__(self, name, str(Path(getattr(self, name)).absolute()))
         if self.kind == "openai":
             if not self.base_url.startswith(("http://", "https://")):
                 raise ValueError(f"engine.base_url is {self.base_url!r}: give it as https://host/v1")
@@ -147,6 +153,11 @@ class EngineSettings:
     def at(self, folder: Path | None) -> EngineSettings:
         """The same with the model in ``folder``, if there is one (an artifact of a training)."""
         if folder is None:
+            if self.kind == "vllm" and not self.model:
+                raise ValueError(
+                    "engine.model is missing: name a folder with a Hugging Face model, or give the node an"
+                    " input `model`"
+                )
             return self
         inner = folder / "model" if (folder / "model" / "config.json").exists() else folder
         return replace(self, model=str(inner))
@@ -161,7 +172,7 @@ class EngineSettings:
         """For people: the endpoint's name of the model, or the name of its folder."""
         if self.kind == "echo":
             return "echo"
-        return self.model if self.kind == "openai" else Path(self.model).resolve().name
+        return self.model if self.kind == "openai" else Path(self.model).name
 
     @property
     def model_revision(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from synth.engine import Engine, EngineDied, EngineSettings, start_engine
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, STOP_SECONDS = 0.5, 10.0
 
 
 _started = threading.Lock()
@@ -49,7 +49,15 @@ async def engine_of(settings: EngineSettings) -> Engine:
 
 def run(work: Coroutine[Any, Any, Any], look: Callable[[], None]) -> Any:
     """Run ``work`` on the loop and wait for it; ``look`` is called twice a second and may raise to stop."""
-    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    ended = threading.Event()
+
+    async def noted() -> Any:
+        try:
+            return await work
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(noted(), _loop())
     try:
         while True:
             try:
@@ -64,6 +72,7 @@ def run(work: Coroutine[Any, Any, Any], look: Callable[[], None]) -> Any:
     finally:
         if not future.done():
             future.cancel()
+            ended.wait(STOP_SECONDS)  # what was on its way may still write
 
 
 def call(work: Coroutine[Any, Any, Any]) -> Any:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -54,6 +54,8 @@ class Condition:
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """Which recipes a document gets; of several rules the first that fits decides."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     recipes: tuple[str, ...]
     """Names of recipes; none leaves the document alone."""

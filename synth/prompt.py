@@ -101,6 +101,18 @@ class Prompts:
         empty = self.tokenizer("").input_ids
         return [token for token in empty[:1] if token == self.tokenizer.bos_token_id]
 
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+
+    @cached_property
+    def _knows_system(self) -> bool:
+        """Some templates raise at a system message, some leave it out."""
+        try:
+            text = self._render([{"role": "system", "content": "@@"}, {"role": "user", "content": "x"}])
+        except Exception:  # a template may raise what it likes
+            return False
+        return "@@" in text
+
     def conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of messages up to where the model answers.
 
@@ -110,7 +122,10 @@ class Prompts:
             return self.continuation("\n\n".join(message["content"] for message in messages) + "\n\n")
         mark = uuid.uuid4().hex
         marked = [{**message, "content": f"{mark}{n}{mark}"} for n, message in enumerate(messages)]
-        rendered = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+        if not self._knows_system and marked[0]["role"] == "system":
+            head, first, *rest = marked
+            marked = [{**first, "content": f"{head['content']}\n\n{first['content']}"}, *rest]
+        rendered = self._render(marked)
         ids: list[int] = []
         for number, piece in enumerate(re.split(f"{mark}([0-9]+){mark}", rendered)):
             if number % 2:

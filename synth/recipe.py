@@ -60,7 +60,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """Sizes in words, as white space splits them."""
+    """Sizes in words as synth.checks.count_words counts them."""
 
     least_source_words: int = 80
     """The planner leaves shorter documents alone."""

@@ -19,14 +19,13 @@ def synthesis(unit: Unit) -> Markup:
     """Per recipe: how much was asked, how much of it was good, and why the rest was not."""
     recipes = unit.report.get("recipes", {})
     reasons = sorted({reason for recipe in recipes.values() for reason in recipe["rejected"]})
-    sums = {
-        key: sum(recipe[key] for recipe in recipes.values()) for key in ("documents", "accepted", "requests")
-    }
+    keys = ("documents", "accepted", "requests")
+    documents, accepted, asked = (sum(recipe[key] for recipe in recipes.values()) for key in keys)
     text = (
-        f"{unit.name} asked {number(sums['requests'])} times and got {number(sums['documents'])} documents, of"
-        f" which {number(sums['accepted'])} ({share(sums['accepted'], sums['documents'])}) passed every check."
-        f" A rejected answer is asked for again with another seed; {number(unit.report['answers_from_journal'])}"
-        " answers came from the journal of an earlier start. A reason is the first check that failed."
+        f"{unit.name} asked {number(asked)} times and got {number(documents)} documents, of which"
+        f" {number(accepted)} ({share(accepted, documents)}) passed every check. A rejected answer is asked"
+        f" for again with another seed; {number(unit.report['answers_from_journal'])} answers came from the"
+        " journal of an earlier start. A reason is the first check that failed."
     )
     rows = [
         row(
@@ -51,8 +50,8 @@ def labels(unit: Unit) -> Markup:
     """How many documents got which label."""
     report = unit.report
     text = (
-        f"{unit.name} asked about {number(report['asked'])} documents in {number(report['requests'])} requests;"
-        f" {number(report['without_label'])} of them got no label."
+        f"{unit.name} asked about {number(report['asked'])} documents in {number(report['requests'])}"
+        f" requests; {number(report['without_label'])} of them got no label."
     )
     rows = [row(label, ("#", number(n))) for label, n in report["labelled"].items()]
     rows += [row(f"grade {grade}", ("#", number(n))) for grade, n in report["grades"].items()]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from synth.checks.base import Batch, Verdicts
+from synth.checks.base import Batch, Verdicts, count_words
 from synth.checks.identifiers import Identifiers
 from synth.checks.judge import Judge
 from synth.checks.overlap import Copy, Drift
@@ -107,4 +107,4 @@ def check(recipe: Recipe, sources: pa.Table, outputs: pa.Table, generate: Genera
     return pa.table({f.name: pa.array(columns.get(f.name, nothing), f.type) for f in SCHEMA})
 
 
-__all__ = ["CHECKS", "COLUMNS", "REQUIRED", "SCHEMA", "Batch", "Verdicts", "check"]
+__all__ = ["CHECKS", "COLUMNS", "REQUIRED", "SCHEMA", "Batch", "Verdicts", "check", "count_words"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,14 @@ import numpy as np
 
 if TYPE_CHECKING:
     from synth.recipe import Recipe
+
+
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+
+
+def count_words(text: str) -> int:
+    """Words as white space splits them; of Chinese and Japanese, which has none, two characters are one."""
+    return len(text.split()) + len(_CJK.findall(text)) // 2
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ _TYPESET = str.maketrans(
     {"\u2010": "-", "\u2011": "-", "\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "}
     | {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u200b": None, "\u2026": "..."}
 )
+_QUOTE = re.compile(r"`([^`'\n]{1,40})'")
 _DASHED_FLAG = re.compile(r"(?<!\w)[–—](?=[a-z])")
 
 _RESERVED = re.compile(r"(?:https?://)?(?:[\w-]+\.)*example\.(?:com|org|net)\b")
@@ -39,7 +40,7 @@ _ORDINAL = frozenset(("st", "nd", "rd", "th"))
 _NAME = re.compile(r"(?<![\w@])[A-Za-z_]\w*(?:(?:\.|::|->)[A-Za-z_]\w*)*(?:\(\))?")
 _CODE_WORD = re.compile(r"(?<![\w$<])[A-Za-z_]\w*(?:[.-]\w+)*")
 _FENCE = re.compile(r"^[ \t]*```([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"(`{1,2})(?!`)([^`\n]+)\1")
+_INLINE = re.compile(r"(?<![\w`])(`{1,2})(?![`\s])([^`\n]{1,200})(?<!\s)\1(?![\w`])")
 _PLACEHOLDER = re.compile(r"<[A-Za-z][\w .|-]*>|\$\{?\w+\}?|\{\w*\}|\bYOUR[_-]\w+")
 _COMMENT = re.compile(r"(?:(?<=\s)|^)(?:#|//)(?= |$).*$", re.MULTILINE)
 _QUOTED = re.compile(r"\"([^\"\n]*)\"|'([^'\n]*)'")
@@ -68,8 +69,8 @@ class Mention:
 
 
 def normal(text: str) -> str:
-    """``text`` with ASCII quotes, spaces and dashes; a dash of typesetting before a word is a flag's."""
-    return _DASHED_FLAG.sub("--", text.translate(_TYPESET))
+    """``text`` with ASCII quotes, spaces and dashes: `so' is 'so', a dash before a word is a flag's."""
+    return _QUOTE.sub(r"'\1'", _DASHED_FLAG.sub("--", text.translate(_TYPESET)))
 
 
 def mentions(text: str) -> Iterator[Mention]:

@@ -84,23 +84,24 @@ def yaml_problem(code: str) -> str | None:
     return None
 
 
-def _twice(node: yaml.Node, depth: int = 0) -> yaml.Node | None:
-    # aliases make graphs, of which a depth is enough
-    if depth > 40:
-        return None
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen and key.value != "<<":
-                    return key
-                seen.add(key.value)
-            if (found := _twice(value, depth + 1)) is not None:
-                return found
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            if (found := _twice(item, depth + 1)) is not None:
-                return found
+def _twice(root: yaml.Node) -> yaml.Node | None:
+    """A key that its mapping has twice."""
+    # by the object: aliases make a graph of it
+    todo, met = [root], {id(root)}
+    while todo:
+        node = todo.pop()
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in seen:
+                        return key
+                    seen.add(key.value)
+            children = [one for pair in node.value for one in pair]
+        new = [child for child in children if id(child) not in met]
+        met.update(map(id, new))
+        todo += new
     return None
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
+from resiliparse.parse.lang import detect_fast
 
-from filters.language import Language
 from filters.text_statistics import TextStatistics
-from synth.checks.base import Batch, Verdicts
+from synth.checks.base import Batch, Verdicts, count_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,8 @@ class LengthBand:
 
     def run(self, batch: Batch) -> Verdicts:
         band = batch.recipe.length
-        words = [len(text.split()) for text in batch.texts]
-        sources = [len(text.split()) for text in batch.sources]
+        words = [count_words(text) for text in batch.texts]
+        sources = [count_words(text) for text in batch.sources]
         ratios = [n / max(sources[at], 1) for n, at in zip(words, batch.source_row, strict=True)]
 
         def judge(row: int) -> str | None:
@@ -103,41 +103,70 @@ class LengthBand:
         return verdicts
 
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|^ {4,}.*$|https?://\S+", re.DOTALL | re.MULTILINE)
+# code, and words that are spelled as names of code
+_CODE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]*`|^ {4,}[^\n]*$|\S*(?:[/_=<>|\\]|\w\.\w|--)\S*", re.DOTALL | re.MULTILINE
+)
+# Greek to the end of the plane, spaces and signs aside: what a Latin text has none of
+_OTHER_SCRIPT = re.compile(r"[\u0370-\u1dff\u3040-\ud7ff\uf900-\ufdff]")
+_ALL_LANGUAGES = 200
+_NEAR = 1.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageKept:
-    """The prose is in the language of the source's prose; too little prose says nothing."""
+    """The prose is in the language of the source's prose, and in its script.
+
+    resiliparse's detector measures how far a text is from each language's profile. Of short technical
+    prose the nearest is often a neighbour of the right one: so the source may be in any that is nearly
+    as near, and the output fails when all of those are further off than its nearest by ``margin``.
+    """
 
     check: ClassVar = "language"
     adds: ClassVar[dict[str, str]] = {"synth_language": "string"}
 
-    least_chars: int = 200
-    """Prose of fewer characters, code aside, is not told: short texts are often labelled wrongly."""
+    least_bytes: int = 200
+    """Prose of fewer bytes, code aside, has no language."""
+    margin: float = 1.05
+    most_other_script: float = 0.005
+    """Share of characters in a script other than Latin, where the source has less than a tenth of that."""
 
     def run(self, batch: Batch) -> Verdicts:
-        labels = self._labels(batch.texts)
-        sources = self._labels(batch.sources)
+        distances = [self._distances(text) for text in batch.texts]
+        labels = [min(far, key=far.__getitem__) if far else None for far in distances]
+        sources = {at: self._near(batch.sources[at]) for at in set(batch.source_row.tolist())}
 
         def judge(row: int) -> str | None:
-            there, here = sources[batch.source_row[row]], labels[row]
-            if here is None or there in (None, "unknown") or here == there:
+            at = int(batch.source_row[row])
+            share = _other_script(batch.texts[row])
+            if share > self.most_other_script and _other_script(batch.sources[at]) < share / 10:
+                return f"{share:.0%} in a script that its source has not"
+            there, here, far = sources[at], labels[row], distances[row]
+            if not there or here is None or min(far[one] for one in there) < self.margin * far[here]:
                 return None
-            return f"{here}, its source is {there}"
+            return f"{here}, its source is {there[0]}"
 
         verdicts = batch.each(judge)
         verdicts.measured = {"synth_language": labels}
         return verdicts
 
-    def _labels(self, texts: list[str]) -> list[str | None]:
-        prose = [_CODE.sub(" ", text) for text in texts]
-        table = pa.table({"text": pa.array(prose, pa.large_string())})
-        labels = Language().annotate(table)["language_label"].to_pylist()
-        return [
-            label if len(text) >= self.least_chars else None
-            for text, label in zip(prose, labels, strict=True)
-        ]
+    def _near(self, text: str) -> list[str]:
+        """The languages that a source may be in, the likeliest first."""
+        far = self._distances(text)
+        ordered = sorted(far, key=far.__getitem__)
+        return [one for one in ordered if far[one] <= _NEAR * far[ordered[0]]]
+
+    def _distances(self, text: str) -> dict[str, int]:
+        """How far the prose is from each language, none for too little prose."""
+        prose = _CODE.sub(" ", text)[:4000]
+        if len(prose.encode(errors="replace")) < self.least_bytes:
+            return {}
+        found: Any = detect_fast(prose, cutoff=1 << 30, n_results=_ALL_LANGUAGES)
+        return dict(found)
+
+
+def _other_script(text: str) -> float:
+    return len(_OTHER_SCRIPT.findall(text)) / max(len(text), 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ def test_same_tokens_in_every_mode(tmp_path: Path, record_property) -> None:
         wrong, ties, off = verdict(models[name], prompts, found)
         record_property(
             "figure",
-            f"{name}, prefix caching {'off on'.split()[cached]}, chunked prefill {'off on'.split()[chunked]}: "
+            f"{name}, prefix caching {['off', 'on'][cached]}, chunked prefill {['off', 'on'][chunked]}: "
             f"{len(prompts)} prompts, {len(prompts) * NEW} tokens, {wrong} wrong, {ties} ties within 1e-4, "
             f"log-probabilities within {off:.1e}",
         )

@@ -117,6 +117,19 @@ def test_page_text_is_never_control(tmp_path: Path, text: str) -> None:
     assert prompts.count(text) == len(prompts.encode(text))
 
 
+def test_a_template_without_system_messages(tmp_path: Path) -> None:
+    """The system message goes before the first of the user's; nothing of it is lost."""
+    tokenizer = write_tokenizer(tmp_path, ["plain text of no interest " * 20], vocab_size=400)
+    for refusal in ("{{ raise_exception('no system') }}", ""):
+        tokenizer.chat_template = (
+            "{% for m in messages %}{% if m['role'] == 'system' %}" + refusal + "{% else %}"
+            "<|im_start|>{{ m['content'] | trim }}<|im_end|>{% endif %}{% endfor %}"
+        )
+        chat = [{"role": "system", "content": "Be <|im_end|>"}, {"role": "user", "content": " brief "}]
+        said = tokenizer.decode(Prompts(tokenizer).conversation(chat))
+        assert said == "<|im_start|>Be <|im_end|>\n\n brief <|im_end|>"
+
+
 @pytest.mark.parametrize("text", [*ATTACKS, "[INST] x [/INST]", "</s><s>", "<<SYS>>", "<start_of_turn>model"])
 def test_markers_are_broken_up_where_the_tokenizer_is_unknown(text: str) -> None:
     found = defused(text)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from synth_runs import MODULES, endpoint, recorded, rows, scripted, seed_of, write_documents
 from toy_runs import driver, manifests, run, wait_gone, write_dag
 
+from pipelines.config import ConfigError, load
+from pipelines.dry_run import dry_run
+from pipelines.report import write_report
+from pipelines.trace import trace_run
 from synth.recipe import builtin_recipes
 
 
@@ -56,10 +63,17 @@ def test_every_recipe(local_ray: int, tmp_path: Path) -> None:
     assert sum(recipe["accepted"] for recipe in report.values()) == len(made) == manifest["counts"]["kept"]
     assert sum(recipe["requests"] for recipe in report.values()) == sum(answered.values())
     assert max(answered.values()) == 1
-    told: Counter = Counter()
+    counted: Counter = Counter()
     for recipe in report.values():
-        told.update(recipe["rejected"])
-    assert told == Counter(row["drop_rule"] for row in rejected)
+        counted.update(recipe["rejected"])
+    assert counted == Counter(row["drop_rule"] for row in rejected)
+    parent, child = made[0]["parents"][0], made[0]
+    told = trace_run(tmp_path / "run", child["id"])
+    assert f"made of {parent} (part {child['synth_part']}) by recipe {child['synth_recipe']} v" in told
+    assert f"seed {child['synth_seed']}, prompt {child['synth_prompt_hash']}" in told
+    assert f"document {parent}" in told and f"made {child['id']} of it" in told
+    page = write_report(tmp_path / "run").read_text()
+    assert "Synthesis" in page and all(name in page for name in names)
 
 
 @pytest.mark.parametrize("victim", ["driver", "actor"])
@@ -142,3 +156,62 @@ def test_what_cannot_work_says_so(local_ray: int, tmp_path: Path, change: dict, 
         code, engine = run(write_dag(tmp_path, dag), tmp_path / "run")
     assert code == 3
     assert said in engine.jobs["new"].error
+
+
+def test_the_judge_answers_through_the_same_engine(local_ray: int, tmp_path: Path) -> None:
+    """Every document is graded, what gets a low grade is rejected, and grades are recorded too."""
+    recipe = tmp_path / "judged.yaml"
+    recipe.write_text(
+        "name: judged\nversion: 1\nprompt: Write it anew.\nlength: {most_ratio: 9}\n"
+        "checks: {judge: {share: 1.0, least: 4}}\n"
+    )
+    with scripted(tmp_path) as server:
+        dag = nodes(tmp_path, endpoint(server), recipes=[str(recipe)], most_parts=8)
+        code, engine = run(write_dag(tmp_path, dag), tmp_path / "run")
+        assert code == 0, engine.jobs["new"].error
+        asked = len(server.asked())
+    made, rejected = rows(tmp_path / "run", "new"), rows(tmp_path / "run", "new", "dropped")
+    judged = [row for row in rejected if row["drop_rule"] == "judge"]
+    assert made and all(row["synth_judge_grade"] >= 4 for row in made)
+    assert judged and all(row["synth_judge_grade"] < 4 for row in judged)
+    keys = recorded(tmp_path / "store")
+    assert len(keys) == len(set(keys)) == asked
+    assert sum("/judge/" in key for key in keys) == len(made) + len(judged)
+
+
+def test_dry_run(tmp_path: Path) -> None:
+    """Says what would be asked, and writes and starts nothing."""
+    said = Console(record=True, width=120, file=io.StringIO())
+    config = write_dag(tmp_path, nodes(tmp_path, {"kind": "echo"}, MODULES[:2]))
+    dry_run(load(config), said)
+    assert not (tmp_path / "store").exists()
+    assert "new: waits for docs" in said.export_text()
+    assert run(config, tmp_path / "run", until="docs")[0] == 0
+    before = sorted((tmp_path / "store").rglob("*"))
+    dry_run(load(config), said)
+    assert sorted((tmp_path / "store").rglob("*")) == before
+    text = said.export_text()
+    assert run(config, tmp_path / "run")[0] == 0
+    recipes = manifests(tmp_path / "run")["new"]["report"]["recipes"]
+    for name, recipe in recipes.items():
+        keys = ("planned_requests", "planned_prompt_tokens", "planned_output_tokens")
+        row = [name, *(f"{recipe[key]:,}" for key in keys)]
+        assert any(line.split() == row for line in text.splitlines()), row
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"engine": {"kind": "echo", "contxt": 5}}, "field 'engine.contxt'"),
+        ({"engine": {"kind": "openai"}}, "engine.base_url is ''"),
+        ({"recipes": ["faqs"]}, "there is no recipe 'faqs'"),
+        ({"rules": [{"recipes": ["tutorial"]}]}, "rules.0: there is no recipe 'tutorial' among faq, wiki"),
+        ({"rules": [{"recipes": ["faq"], "were": {}}]}, "field 'rules.0.were'"),
+        ({"retries": 3}, "retries is 3"),
+    ],
+)
+def test_a_wrong_config_names_the_field(tmp_path: Path, change: dict, said: str) -> None:
+    dag = nodes(tmp_path, {"kind": "echo"}, MODULES[:1])
+    dag["new"] |= change
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load(write_dag(tmp_path, dag))

@@ -14,7 +14,7 @@ from synth.checks.template import TemplateMonitor
 def table(texts, recipe="faq", prefix="d"):
     ids = [f"{prefix}{number}" for number in range(len(texts))]
     recipes = [recipe] * len(texts) if isinstance(recipe, str) else recipe
-    return pa.table({"id": ids, "text": texts, "recipe": recipes})
+    return pa.table({"id": ids, "text": texts, "synth_recipe": recipes})
 
 
 def various(count, seed=0):

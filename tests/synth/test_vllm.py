@@ -34,7 +34,8 @@ def engine_cores(processes: list[psutil.Process]) -> list[psutil.Process]:
     found = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            if "EngineCore" in " ".join(process.cmdline()):
+            # a title is cut to 15 characters
+            if "EngineCor" in " ".join([process.name(), *process.cmdline()]):
                 found.append(process)
     return found
 
@@ -58,7 +59,7 @@ def test_the_engine_process_killed(writer: Path, tmp_path: Path) -> None:
         first.until(lambda: len(recorded(tmp_path / "store")) >= 20, STARTS)
         seen = first.family()
         cores = engine_cores(seen)
-        assert len(cores) == 1
+        assert len(cores) == 1, alive(seen)
         cores[0].kill()
         before = recorded(tmp_path / "store")
         wait_for(lambda: not engine_cores(seen), 10)

@@ -136,6 +136,8 @@ class Server:
         if label := self.script.get("labels"):
             # a grader: by a word in the document
             return next((answer for word, answer in label.items() if word in asked), "none of them")
+        if "Grade how well" in asked:
+            return str(2 + len(asked) % 4)
         match = re.match(r"<(document[\w-]*)>\n(.*)\n</\1>\n\n(.*)", asked, re.DOTALL)
         if match:
             return write(match[2], match[3], page["seed"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import importlib
+import importlib.util
 import json
+import pydoc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,17 +28,38 @@ from synth.recipe import builtin_recipes
 MODULES = ("json", "argparse", "textwrap", "csv", "heapq", "shutil", "bisect", "configparser")
 
 
+def pydoc_documents(limit: int) -> list[tuple[str, str]]:
+    """(name, documentation) of the standard library's modules and of their classes, real texts all."""
+    left_out = {"antigravity", "this", "idlelib", "turtledemo", "turtle", "tkinter", "lib2to3", "test"}
+    found: dict[str, str] = {}
+    for name in sorted(sys.stdlib_module_names - left_out):
+        if name.startswith("_") or not importlib.util.find_spec(name):
+            continue
+        with contextlib.suppress(Exception):
+            module = importlib.import_module(name)
+            found[name] = doc_of(module)
+            for key, value in vars(module).items():
+                if isinstance(value, type) and value.__module__ == name:
+                    found[f"{name}.{key}"] = pydoc.plain(pydoc.render_doc(value))
+    long_enough = [(name, text) for name, text in found.items() if len(text.split()) >= 120]
+    return long_enough[:limit]
+
+
 def write_documents(folder: Path, modules: tuple[str, ...] = MODULES, shards: int = 2) -> dict[str, Any]:
     """Parquet files of the modules' documentation; the node that reads them."""
+    return write_texts(folder, [(name, doc_of(importlib.import_module(name))) for name in modules], shards)
+
+
+def write_texts(folder: Path, texts: list[tuple[str, str]], shards: int) -> dict[str, Any]:
+    """Parquet files of (name, text); the node that reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
-        names = modules[shard::shards]
-        ids = [hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name in names]
+        mine = texts[shard::shards]
         columns = {
-            "id": ids,
-            "text": pa.array([doc_of(importlib.import_module(name)) for name in names], pa.large_string()),
-            "title": list(names),
-            "url": [f"http://example.com/{name}" for name in names],
+            "id": [hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name, _ in mine],
+            "text": pa.array([text for _, text in mine], pa.large_string()),
+            "title": [name for name, _ in mine],
+            "url": [f"http://example.com/{name}" for name, _ in mine],
         }
         pq.write_table(pa.table(columns), folder / f"{shard}.parquet")
     return {

@@ -1,0 +1,60 @@
+"""Sentences of our own in other languages, as a writer that slips into one would give."""
+
+SENTENCES = {
+    "de": (
+        "Der Befehl liest zuerst die Einstellungen und prüft dann, ob genügend Speicher vorhanden ist.",
+        "Wenn der Dienst nicht antwortet, sollte man das Protokoll ansehen und ihn danach neu starten.",
+        "Jede Zeile der Tabelle beschreibt einen Lauf mit seinem Ergebnis und seiner Dauer.",
+        "Ohne weitere Angaben werden alte Einträge erst gelöscht, wenn der Platz knapp wird.",
+        "Am Ende meldet das Programm, wie viele Dateien es verarbeitet hat.",
+        "Für die meisten Aufgaben reichen die Vorgaben aus, die hier beschrieben sind.",
+    ),
+    "fr": (
+        "La commande lit d'abord les réglages puis vérifie qu'il reste assez de mémoire.",
+        "Si le service ne répond pas, il faut regarder le journal et le relancer ensuite.",
+        "Chaque ligne du tableau décrit une exécution avec son résultat et sa durée.",
+        "Sans autre indication, les anciennes entrées ne sont effacées que lorsque la place manque.",
+        "À la fin, le programme annonce combien de fichiers il a traités.",
+        "Pour la plupart des tâches, les valeurs décrites ici suffisent largement.",
+    ),
+    "es": (
+        "El comando lee primero los ajustes y después comprueba que quede bastante memoria.",
+        "Si el servicio no responde, conviene mirar el registro y reiniciarlo más tarde.",
+        "Cada línea de la tabla describe una ejecución con su resultado y su duración.",
+        "Sin otra indicación, las entradas antiguas solo se borran cuando falta espacio.",
+        "Al final el programa dice cuántos archivos ha tratado.",
+        "Para la mayoría de las tareas bastan los valores que aquí se describen.",
+    ),
+    "it": (
+        "Il comando legge prima le impostazioni e poi controlla che ci sia memoria a sufficienza.",
+        "Se il servizio non risponde, bisogna guardare il registro e poi riavviarlo.",
+        "Ogni riga della tabella descrive una esecuzione con il suo risultato e la sua durata.",
+        "Senza altre indicazioni le voci vecchie vengono cancellate solo quando manca lo spazio.",
+        "Alla fine il programma dice quanti documenti ha elaborato.",
+        "Per quasi tutti i lavori bastano i valori che sono descritti qui.",
+    ),
+    "ru": (
+        "Команда сначала читает настройки, а затем проверяет, хватает ли памяти.",
+        "Если служба не отвечает, нужно посмотреть журнал и потом запустить её снова.",
+        "Каждая строка таблицы описывает один запуск, его результат и длительность.",
+        "Старые записи удаляются только тогда, когда на диске кончается место.",
+        "В конце программа сообщает, сколько файлов она обработала.",
+        "Для большинства задач хватает значений, которые описаны здесь.",
+    ),
+    "zh": (
+        "该命令首先读取设置，然后检查是否有足够的内存。",
+        "如果服务没有响应，应当查看日志，然后重新启动它。",
+        "表格的每一行描述一次运行及其结果和持续时间。",
+        "如果没有其他说明，只有在空间不足时才会删除旧的记录。",
+        "最后程序会报告它处理了多少个文件。",
+        "对于大多数任务，这里描述的默认值已经足够。",
+    ),
+    "ja": (
+        "このコマンドはまず設定を読み込み、次に十分なメモリがあるかどうかを確認します。",
+        "サービスが応答しない場合は、ログを確認してから再起動してください。",
+        "表の各行は、一回の実行とその結果および所要時間を示しています。",
+        "ほかに指定がなければ、古い記録は空き容量が足りなくなったときにだけ削除されます。",
+        "最後に、プログラムは処理したファイルの数を報告します。",
+        "ほとんどの作業では、ここで説明した値で十分です。",
+    ),
+}
