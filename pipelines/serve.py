@@ -101,7 +101,9 @@ def generate(
     set_environment()
     # all of vLLM in this process: nothing is left when it dies
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # stdout is for what the model says
+    os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
     from vllm import LLM, SamplingParams, TokensPrompt
     from vllm.platforms import current_platform
 
