@@ -67,17 +67,18 @@ def test_same_tokens_in_every_mode(tmp_path: Path, record_property) -> None:
     """>= 200 prompts x prefix caching on and off x chunked prefill on and off; a half-K model beside it."""
     prompts = mixed_prompts()
     models = {
-        "gated, tied": write_tiny_sigma(tmp_path / "gated"),
+        "gated Q, tied": write_tiny_sigma(tmp_path / "gated"),
         "half K, plain Q, untied": write_tiny_sigma(
             tmp_path / "half", aug_q_dim=0, k_head_dim=8, v_head_dim=24, tie_word_embeddings=False
         ),
     }
-    modes = [(cached, chunked) for cached in (False, True) for chunked in (False, True)]
-    plans = [("gated, tied", *mode) for mode in modes] + [("half K, plain Q, untied", True, True)]
-    folders = {"gated, tied": "gated", "half K, plain Q, untied": "half"}
+    gated, half = models
+    modes = [(gated, cached, chunked, {}) for cached in (False, True) for chunked in (False, True)]
+    # a cache for one and a half of the longest: sequences are pushed out and come again
+    modes += [(half, True, True, {}), (gated, True, True, {"num_gpu_blocks_override": 40})]
     runs = [
         {
-            "model": str(tmp_path / folders[name]),
+            "model": str(tmp_path / name.split()[0]),
             "new": NEW,
             "options": {
                 "enable_prefix_caching": cached,
@@ -85,18 +86,19 @@ def test_same_tokens_in_every_mode(tmp_path: Path, record_property) -> None:
                 "max_num_batched_tokens": 96 if chunked else 2048,
                 "max_num_seqs": 16,
                 "block_size": 16,
+                **more,
             },
         }
-        for name, cached, chunked in plans
+        for name, cached, chunked, more in modes
     ]
-    for (name, cached, chunked), found in zip(plans, continued(tmp_path, prompts, runs), strict=True):
+    for (name, cached, chunked, more), found in zip(modes, continued(tmp_path, prompts, runs), strict=True):
         assert (found["cached"] > 1000) == cached
         wrong, ties, off = verdict(models[name], prompts, found)
         record_property(
             "figure",
-            f"{name}, prefix caching {SWITCH[cached]}, chunked prefill {SWITCH[chunked]}: "
-            f"{len(prompts)} prompts, {len(prompts) * NEW} tokens, {wrong} wrong, {ties} ties within 1e-4, "
-            f"log-probabilities within {off:.1e}",
+            f"{name}, prefix caching {SWITCH[cached]}, chunked prefill {SWITCH[chunked]}"
+            f"{', 40 pages' if more else ''}: {len(prompts)} prompts, {len(prompts) * NEW} tokens, "
+            f"{wrong} wrong, {ties} ties within 1e-4, log-probabilities within {off:.1e}",
         )
         assert wrong == 0 and off < 1e-4
 
@@ -224,6 +226,24 @@ def test_64_streams_some_cancelled(served: Server, record_property) -> None:
     )
     assert running and not any(running), running
     assert served.healthy()
+
+
+def test_generate_says_what_the_server_says(served: Server, model_folder: Path, tmp_path: Path) -> None:
+    prompts = ["a", "text that spells <|endoftext|>", "x" * 300]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    command = [*CORPUSMILL, "generate", str(model_folder), "--file", str(file), "--max-tokens", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["prompt"] for row in rows] == prompts
+    # a token a byte: what spells a special token is text
+    assert [row["prompt_tokens"] for row in rows] == [len(prompt) for prompt in prompts]
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")
+    vocabulary = json.loads((model_folder / "tokenizer.json").read_text())["model"]["vocab"]
+    ids = [[vocabulary[letter.replace(" ", "\u0120")] for letter in prompt] for prompt in prompts]
+    answers = client.completions.create(model="tiny-sigma", prompt=ids, max_tokens=12, temperature=0)
+    assert [row["text"] for row in rows] == [answer.text for answer in answers.choices]
 
 
 def test_vllms_own_benchmark_client(
