@@ -153,7 +153,7 @@ def test_the_layer_of_another_version(version: str, tmp_path: Path, record_prope
     assert found["version"].startswith(version)
     worst = {name: max(row[3] for row in found["rows"] if row[0] == name) for name, *_ in found["rows"]}
     record_property("figure", f"vLLM {found['version']}: largest error {worst}")
-    assert all(row[3] < 2e-6 and row[4] == row[5] for row in found["rows"])
+    assert all(row[3] < 2e-6 and row[4] == row[5] for row in found["rows"]) and found["rotary"] < 1e-5
 
 
 @pytest.fixture(scope="module")
