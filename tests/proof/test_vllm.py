@@ -20,7 +20,7 @@ import pytest
 
 pytest.importorskip("vllm")
 import openai
-from toy_server import CORPUSMILL, VLLM, Server, server
+from toy_server import CORPUSMILL, ONE_THREAD, VLLM, Server, server
 from toy_sigma import judge, write_tiny_sigma
 
 from pipelines.sites import free_port
@@ -48,7 +48,7 @@ def continued(folder: Path, prompts: list[list[int]], runs: list[dict], **env: s
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"prompts": prompts, "runs": runs}))
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", **env}
+    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", **ONE_THREAD, **env}
     script = HERE.parent / "vllm" / "greedy_grid.py"
     with (folder / "log.txt").open("wb") as log:
         code = subprocess.run(
@@ -110,7 +110,7 @@ def test_split_over_ranks(ranks: int, tmp_path: Path, record_property) -> None:
     prompts = mixed_prompts()[::8]
     options = {"tensor_parallel_size": ranks, "max_num_batched_tokens": 96, "max_num_seqs": 16}
     run = {"model": str(tmp_path / "model"), "new": NEW, "options": {**options, "block_size": 16}}
-    (found,) = continued(tmp_path, prompts, [run], VLLM_ENABLE_V1_MULTIPROCESSING="1", OMP_NUM_THREADS="1")
+    (found,) = continued(tmp_path, prompts, [run], VLLM_ENABLE_V1_MULTIPROCESSING="1")
     wrong, ties, off = verdict(model, prompts, found)
     record_property(
         "figure",
