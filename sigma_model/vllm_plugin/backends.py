@@ -25,6 +25,9 @@ from vllm.v1.attention.backend import (
     MultipleOf,
 )
 
+from kernels.diffqkv.append import kv_append
+from kernels.diffqkv.decode import decode_attention
+from kernels.diffqkv.pages import fused_page_views
 from sigma_model.attention import sdpa_attention
 
 
@@ -160,23 +163,21 @@ class TritonImplementation(Implementation):
     """Our kernels: append, then split-KV decode or chunked prefill over the same pages."""
 
     def attend(self, q_NQD, k_NKD, v_NKX, pages_PKTC, batch, out_NQE):
-        from kernels.diffqkv.append import kv_append
-        from kernels.diffqkv.decode import decode_attention
-        from kernels.diffqkv.pages import fused_page_views
-
         k_pages, v_pages = fused_page_views(pages_PKTC, self.head_size, self.v_head_dim)
         v_NVE = v_NKX.view(v_NKX.shape[0], -1, self.v_head_dim)
         kv_append(k_NKD, v_NVE, k_pages, v_pages, batch.slots[: batch.num_tokens])
+        table_BM = batch.block_table.contiguous()
         attended, _ = decode_attention(
             q_NQD,
             k_pages,
             v_pages,
-            batch.block_table,
+            table_BM,
             batch.query_start_loc,
             batch.seq_lens,
             self.scale,
             batch.max_query_len,
-            batch.max_seq_len,
+            # vLLM's is an upper bound
+            min(batch.max_seq_len, table_BM.shape[1] * batch.page_size),
         )
         out_NQE.copy_(attended)
 

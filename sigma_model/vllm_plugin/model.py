@@ -34,8 +34,23 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, m
 from vllm.sequence import IntermediateTensors
 
 from sigma_model.config import SigmaConfig
+from sigma_model.modeling import rope_angles
 from sigma_model.vllm_plugin.attention import DiffQKVAttention
 from sigma_model.vllm_plugin.limits import check_servable
+
+
+def rotary_embedding(config: SigmaConfig) -> nn.Module:
+    """vLLM's rotary embedding (one object for all layers) with the angles of sigma_model.modeling: vLLM's own
+    frequencies are rounded differently, which moves a query 4096 tokens on by 1e-3."""
+    embedding = get_rope(
+        config.k_head_dim,
+        max_position=config.max_position_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+    )
+    positions = torch.arange(config.max_position_embeddings)
+    angles = rope_angles(positions[None], config.k_head_dim, config.rope_theta)[0]
+    cast(torch.Tensor, embedding.cos_sin_cache).copy_(torch.cat((angles.cos(), angles.sin()), dim=-1))
+    return embedding
 
 
 class SigmaAttention(nn.Module):
@@ -88,11 +103,7 @@ class SigmaAttention(nn.Module):
             quant_config=quant,
             prefix=f"{prefix}.o_proj",
         )
-        self.rotary_emb = get_rope(
-            config.k_head_dim,
-            max_position=config.max_position_embeddings,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        )
+        self.rotary_emb = rotary_embedding(config)
         self.attn = DiffQKVAttention(
             self.num_q_heads,
             self.num_k_heads,

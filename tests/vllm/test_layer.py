@@ -28,6 +28,7 @@ def contract(*paths: Path) -> dict:
 
 def test_three_implementations_over_vllms_pages() -> None:
     found = contract()
+    assert found["rotary"] < 1e-5
     rows = found["rows"]
     assert {row[0] for row in rows} == {"TorchBackend", "TritonBackend", "TritonAttentionDiffKVBackend"}
     assert {row[1] for row in rows} >= {"LBNHC", "LBHNC"}
