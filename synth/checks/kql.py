@@ -71,6 +71,9 @@ class _Query(Expressions):
             self.bracket("(")
             if self.ahead("["):
                 self.bracket("[")
+            elif self.kind == "name" and self.text.startswith("["):
+                # a list of one text looks like a name in brackets
+                self.at += 1
             if self.take("with"):
                 self.bracket("(")
         elif self.ahead("evaluate"):
@@ -111,6 +114,8 @@ class _Query(Expressions):
         elif name in ("where", "filter", "take", "limit", "sample", "invoke", "evaluate"):
             self.hints()
             self.expression()
+            if name == "evaluate" and self.take(":"):
+                self.bracket("(")
         elif name in ("extend", "project", "print", "project-rename"):
             self.columns()
         elif name in ("project-away", "project-keep", "project-reorder", "distinct"):

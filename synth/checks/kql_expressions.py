@@ -12,7 +12,7 @@ _TOKEN = re.compile(
     | (?P<literal>\b(?:datetime|date|timespan|time|guid|decimal|long|int|real|bool)\s*\([\w.:+\s-]*\))
     | (?P<number>0[xX][0-9a-fA-F]+|\d+(?:\.(?!\.)\d*)?(?:[eE][+-]?\d+)?
         (?:microseconds?|milliseconds?|sec(?:onds?)?|min(?:utes?)?|hours?|hrs?|days?|ticks?|ms|[dhms])?(?!\w))
-    | (?P<name>[$A-Za-z_]\w*|\['[^'\n]+'\]|\["[^"\n]+"\])
+    | (?P<name>[$A-Za-z_]\w*|\d+[A-Za-z_]\w*|\['[^'\n]+'\]|\["[^"\n]+"\])
     | (?P<op>==|!=|<>|=~|!~|<=|>=|=>|\.\.|[-+*/%|,;:.()\[\]{}<>=!~?])""",
     re.VERBOSE | re.DOTALL,
 )
@@ -241,7 +241,7 @@ class Expressions:
                 if (
                     self.at == start + 1
                     or self.kind == "end"
-                    or self.ahead(",", *(end for end in ends if end != "]"))
+                    or self.ahead(",", *(end for end in ends if end not in ("]", ")")))
                 ):
                     raise self.fail("something between commas")
             else:

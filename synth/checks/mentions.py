@@ -24,7 +24,7 @@ _DASHED_FLAG = re.compile(r"(?<!\w)[–—](?=[a-z])")
 _RESERVED = re.compile(r"(?:https?://)?(?:[\w-]+\.)*example\.(?:com|org|net)\b")
 _URL = re.compile(r"\b(?:https?|ftp|s3|gs|wss?)://[^\s<>\"'`\])}|]+")
 _PATH = re.compile(
-    rf"""(?<![\w.~/<:$}}-])(?:
+    rf"""(?<![\w.~/<:$}}+-])(?:
     (?:~|\.{{1,2}})?/[\w.@%+-]+(?:/[\w.@%+-]*)*
     | (?:[A-Za-z]:|HK\w+|%\w+%)\\[\w.\\@%+-]+
     | (?:[\w.@+-]+/)*[\w@+-][\w.@+-]*\.(?:{"|".join(EXTENSIONS)})(?![\w(-]|\.\w)

@@ -29,13 +29,16 @@ def shell_problem(code: str) -> str | None:
             "the check 'syntax' needs bash to read shell code: install it, or switch the check off"
         )
     code = _PLACEHOLDER.sub("word", code)
-    done = subprocess.run(
-        [bash, "--norc", "--noprofile", "-n"],
-        input=code.encode(errors="replace"),
-        capture_output=True,
-        env={"PATH": "", "LC_ALL": "C"},
-        timeout=10,
-    )
+    try:
+        done = subprocess.run(
+            [bash, "--norc", "--noprofile", "-n"],
+            input=code.encode(errors="replace"),
+            capture_output=True,
+            env={"PATH": "", "LC_ALL": "C"},
+            timeout=10,
+        )
+    except subprocess.TimeoutExpired:
+        return "bash cannot read it in 10 s"
     if done.returncode == 0 and not done.stderr:
         return None
     return done.stderr.decode(errors="replace").partition("\n")[0].removeprefix(f"{bash}: ")

@@ -105,7 +105,8 @@ class LengthBand:
 
 # code, and words that are spelled as names of code
 _CODE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|^ {4,}[^\n]*$|\S*(?:[/_=<>|\\]|\w\.\w|--)\S*", re.DOTALL | re.MULTILINE
+    r"```.*?(?:```|\Z)|`[^`\n]*`|^ {4,}[^\n]*$|(?<!\S)\S*(?:[/_=<>|\\]|\w\.\w|--)\S*",
+    re.DOTALL | re.MULTILINE,
 )
 # Greek to the end of the plane, spaces and signs aside: what a Latin text has none of
 _OTHER_SCRIPT = re.compile(r"[\u0370-\u1dff\u3040-\ud7ff\uf900-\ufdff]")
