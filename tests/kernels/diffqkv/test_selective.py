@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.kernels.sweep import relative
 from kernels.diffqkv import bounded, topk
 from kernels.diffqkv.bounded import bounded_decode_attention, bounded_decode_reference
 from kernels.diffqkv.configs import INTERPRETED
@@ -20,18 +21,6 @@ from kernels.diffqkv.topk import topk_decode_attention, topk_decode_reference
 TILE = INTERPRETED["score"].tiles["BLOCK_N"]
 BLOCK = INTERPRETED["select"].tiles["BLOCK_L"]
 CHUNK = INTERPRETED["bounded"].tiles["CHUNK"]
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: what a kernel does not write is seen."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
 @pytest.mark.parametrize(
