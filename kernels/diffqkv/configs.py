@@ -114,7 +114,7 @@ TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
     ("decode", 64, 2): _everywhere(_split(32, 512, 4, 4)),
     ("decode", 128, 2): _everywhere(_split(32, 512, 4, 3)),
     ("decode", 256, 2): _everywhere(_split(32, 512, 4, 2)),
-    ("decode", 64, 4): _everywhere(_split(32, 512, 4, 2)),
+    ("decode", 64, 4): _everywhere(_split(16, 512, 4, 2)),
     ("decode", 128, 4): _everywhere(_split(16, 512, 4, 2)),
     ("extend", 64, 2): _everywhere(_mn(128, 64, 8, 3)),
     ("extend", 128, 2): {
