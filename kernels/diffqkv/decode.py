@@ -275,8 +275,9 @@ def decode_launches(
     heads = call.heads
     few = call.max_seqlen_q <= MAX_DECODE_TOKENS
     q = call.q_NQD
-    launch = launch_for("decode" if few else "extend", q.shape[-1], call.v_head_dim, q.dtype, architecture)
-    options = launch.options()
+    decode = "decode_more_k" if heads.num_k_heads > heads.num_v_heads else "decode"
+    op = decode if few else "extend"
+    options = launch_for(op, q.shape[-1], call.v_head_dim, q.dtype, architecture).options()
     if few:
         parts, chunk = _parts(heads.pairs_per_unit), options.pop("CHUNK")
         options["BLOCK_M"] = max(16, triton.next_power_of_2(heads.q_per_unit // parts))
