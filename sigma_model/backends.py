@@ -2,9 +2,10 @@
 
 The switch is Hugging Face's ``attn_implementation``: ``sigma`` (our Triton kernels), ``cudnn`` (torch's
 cuDNN attention, which takes n_k != n_v as it is), ``sdpa`` (torch's default, K and V repeated to all
-query heads), ``reference`` (the naive contract; ``eager`` is Hugging Face's name for it), or ``auto``, the
-first of sigma, cudnn, sdpa that can run. A backend asked for by name runs or raises ValueError; ``auto``
-logs what it took, and why not what stands before it.
+query heads), ``reference`` (the naive contract; ``eager`` is Hugging Face's name for it), or ``auto``:
+cudnn where it can run, else sdpa. Our kernels have been compiled for GPUs but not timed on one, so ``auto``
+leaves them to who asks by name. A backend asked for by name runs or raises ValueError; ``auto`` logs what
+it took, and why not what it would rather have.
 
 Shape letters as in attention.py and cache.py; tensors come token-major, [B, S, heads, width].
 """
@@ -53,6 +54,11 @@ class TorchBackend:
     def refusal(k_head_dim: int, v_head_dim: int, device: str, dtype: torch.dtype) -> str | None:
         """Why this backend cannot run, or None."""
         return None
+
+    @staticmethod
+    def append(cache: PagedCache, layer_idx: int, k_BSKD: Tensor, v_BSVE: Tensor) -> None:
+        """Write the new tokens' K and V of a layer into the slots that the cache took for them."""
+        cache.append(layer_idx, k_BSKD, v_BSVE)
 
     @staticmethod
     def plan(
@@ -145,6 +151,28 @@ class CudnnBackend(TorchBackend):
         return None
 
 
+class CudnnOrSdpaBackend(CudnnBackend):
+    """What ``auto`` takes where cuDNN runs: calls that it does not take (one key, some masks) go to sdpa."""
+
+    name = "cudnn, else sdpa"
+
+    @classmethod
+    def attend_whole(
+        cls, q_BQSD: Tensor, k_BKTD: Tensor, v_BVTE: Tensor, allowed: Tensor | None, scale: float
+    ) -> Tensor:
+        """cuDNN, or sdpa with a line in the log that says why."""
+        try:
+            return super().attend_whole(q_BQSD, k_BKTD, v_BVTE, allowed, scale)
+        except ValueError as error:
+            _warn_once(str(error).splitlines()[0])
+            return sdpa_attention(q_BQSD, k_BKTD, v_BVTE, allowed, scale)
+
+
+@functools.cache
+def _warn_once(why: str) -> None:
+    logger.warning("attention of this call by sdpa: %s", why)
+
+
 class SigmaBackend:
     """Our Triton kernels: packed sequences for whole ones, pages for a cache."""
 
@@ -198,6 +226,15 @@ class SigmaBackend:
         return Plan(False, cu_seqlens=torch.cat([bounds, rows[-1:]]))
 
     @staticmethod
+    def append(cache: PagedCache, layer_idx: int, k_BSKD: Tensor, v_BSVE: Tensor) -> None:
+        """As the torch backends; padding's slots of -1 are skipped in the kernel."""
+        from kernels.diffqkv.append import kv_append
+
+        k_pages, v_pages = (pages[layer_idx].transpose(1, 2) for pages in (cache.k_pages, cache.v_pages))
+        k_NKD, v_NVE = (x.detach().flatten(0, 1).to(k_pages.dtype) for x in (k_BSKD, v_BSVE))
+        kv_append(k_NKD, v_NVE, k_pages, v_pages, cache.slots.flatten())
+
+    @staticmethod
     def attend(
         q_BSQD: Tensor,
         k_BSKD: Tensor,
@@ -237,7 +274,8 @@ Backend = TorchBackend | SigmaBackend
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (SigmaBackend(), CudnnBackend(), TorchBackend(), ReferenceBackend())
 }
-AUTO = ("sigma", "cudnn", "sdpa")
+# what auto takes, the first that can run; not sigma, for which no GPU has spoken yet
+AUTO: tuple[Backend, ...] = (CudnnOrSdpaBackend(), BACKENDS["sdpa"])
 
 
 def backend_name(asked: str | None) -> str:
@@ -257,19 +295,19 @@ def choose_backend(name: str, k_head_dim: int, v_head_dim: int, device: str, dty
 
     Raises ValueError where the backend asked for by name cannot run.
     """
-    refusals: list[str] = []
-    for candidate in AUTO if name == "auto" else (name,):
-        refusal = BACKENDS[candidate].refusal(k_head_dim, v_head_dim, device, dtype)
-        if name == "auto" and candidate == "sigma" and device == "cpu":
-            refusal = "on the CPU it is Triton's interpreter, which is for tests: ask for it by name"
+    refusals = []
+    if name == "auto":
+        refusals = ["sigma (its kernels have not been timed on a GPU: ask for it by name)"]
+    for candidate in AUTO if name == "auto" else (BACKENDS[name],):
+        refusal = candidate.refusal(k_head_dim, v_head_dim, device, dtype)
         if refusal is None:
             # on a GPU a slower backend is news
-            level = logging.WARNING if refusals and device == "cuda" else logging.INFO
+            level = logging.WARNING if candidate is AUTO[-1] and device == "cuda" else logging.INFO
             why = "".join(f"; not {line}" for line in refusals)
-            logger.log(level, "attention on %s in %s: %s%s", device, dtype, candidate, why)
-            return BACKENDS[candidate]
-        refusals.append(f"{candidate} ({refusal})")
+            logger.log(level, "attention on %s in %s: %s%s", device, dtype, candidate.name, why)
+            return candidate
+        refusals.append(f"{candidate.name} ({refusal})")
     raise ValueError(
-        f"attn_implementation = {name!r} cannot run here: {refusals[0]}; use 'auto', which takes the first "
-        f"of {', '.join(AUTO)} that can"
+        f"attn_implementation = {name!r} cannot run here: {refusals[0]}; use 'auto', which takes cudnn where "
+        "it can run, else sdpa"
     )

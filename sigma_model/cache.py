@@ -134,9 +134,9 @@ class PagedCache(Cache):
         self.slots = slots
 
     def append(self, layer_idx: int, k_BSKD: Tensor, v_BSVE: Tensor) -> None:
-        """Write the new tokens' keys and values of one layer into the slots that ``begin`` took.
+        """Write the new tokens' keys and values of one layer into the slots that ``begin`` took, in torch.
 
-        Gradients stop here: a cache is for generating.
+        The sigma backend's kernel does the same. Gradients stop here: a cache is for generating.
         """
         slots = self.slots.flatten()
         k_NKD, v_NVE = k_BSKD.detach().flatten(0, 1), v_BSVE.detach().flatten(0, 1)

@@ -96,7 +96,7 @@ class SigmaAttention(nn.Module):
         v_BSVE = self.v_proj(x_BSH).unflatten(-1, (-1, config.v_head_dim))
         q_BSQD, k_BSKD = rotate(self.project_q(x_BSH), angles_BSd), rotate(k_BSKD, angles_BSd)
         if cache is not None:
-            cache.append(self.layer_idx, k_BSKD, v_BSVE)
+            backend.append(cache, self.layer_idx, k_BSKD, v_BSVE)
         scale = config.k_head_dim**-0.5
         out_BSQE = backend.attend(q_BSQD, k_BSKD, v_BSVE, scale, plan, cache, self.layer_idx)
         return self.o_proj(out_BSQE.flatten(2))

@@ -30,8 +30,20 @@ from kernels.diffqkv.pages import check_paged_call
 HEAD_DIMS = ((64, 64), (32, 64), (128, 128), (64, 128), (256, 256))
 MORE_HEAD_DIMS = ((192, 128), (96, 192), (16, 16), (24, 40))
 HEADS = (32, 4, 16)
+# those of the other models in configs/model, and three query heads to a pair
+MORE_HEADS = {
+    (32, 32, 32): ((64, 64), (32, 64), (128, 128)),
+    (32, 16, 16): ((64, 64), (32, 64), (128, 128)),
+    (32, 4, 4): ((64, 64), (32, 64), (128, 128)),
+    (32, 32, 16): ((64, 64), (128, 128)),
+    (32, 16, 32): ((64, 64), (128, 128)),
+    (32, 16, 4): ((64, 64), (128, 128)),
+    (32, 4, 1): ((64, 64), (128, 128)),
+    (32, 1, 4): ((64, 64), (128, 128)),
+    (8, 2, 4): ((32, 32),),
+    (24, 4, 8): ((64, 64), (128, 128)),
+}
 TILE_NAMES = ("BLOCK_M", "BLOCK_N", "BLOCK_L", "TOP")
-MORE_HEADS = ((32, 4, 4), (32, 16, 16), (32, 32, 32), (32, 16, 4), (24, 4, 8))
 
 
 def prefill_launches(
@@ -98,8 +110,8 @@ def cases(everything: bool) -> Iterator[tuple[tuple[int, int, int], tuple[int, i
     if everything:
         for dims in MORE_HEAD_DIMS:
             yield HEADS, dims, torch.bfloat16
-        for heads in MORE_HEADS:
-            for dims in ((64, 64), (128, 128)):
+        for heads, all_dims in MORE_HEADS.items():
+            for dims in all_dims:
                 yield heads, dims, torch.bfloat16
         for dtype in (torch.float16, torch.float32):
             for width in sorted({width for _, width, size in TABLE if size == dtype.itemsize}):

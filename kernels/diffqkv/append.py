@@ -9,7 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.diffqkv.pages import KernelCall, pages_by_unit, strides
+from kernels.diffqkv.calls import KernelCall, run, strides
+from kernels.diffqkv.pages import pages_by_unit
 from kernels.diffqkv.shapes import check_float, check_index
 
 
@@ -210,18 +211,7 @@ def _kv_append(
 ) -> None:
     _check(k, v, k_pages, v_pages, slot_mapping, cos, sin)
     if slot_mapping.shape[0]:
-        kernel, grid, arguments = kv_append_launch(k, v, k_pages, v_pages, slot_mapping, cos, sin)
-        kernel[grid](**arguments)
+        run([kv_append_launch(k, v, k_pages, v_pages, slot_mapping, cos, sin)], k)
 
 
-@_kv_append.register_fake
-def _(
-    k: torch.Tensor,
-    v: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    slot_mapping: torch.Tensor,
-    cos: torch.Tensor | None,
-    sin: torch.Tensor | None,
-) -> None:
-    _check(k, v, k_pages, v_pages, slot_mapping, cos, sin)
+_kv_append.register_fake(_check)

@@ -6,23 +6,18 @@ V row is asked for. Shape letters as in scores.py.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 import triton
 import triton.language as tl
 
-from kernels.diffqkv.configs import architecture, launch_for
+from kernels.diffqkv.calls import KernelCall, strides
+from kernels.diffqkv.configs import launch_for
 from kernels.diffqkv.decode import combine_launch, empty_splits
-from kernels.diffqkv.pages import (
-    KernelCall,
-    PagedCall,
-    check_paged_call,
-    gather_pages,
-    page_of,
-    query_rows,
-    rows_of_page,
-    strides,
-)
+from kernels.diffqkv.pages import PagedCall, page_of, paged_op, query_rows, rows_of_page, seen_rows
 from kernels.diffqkv.scores import BLOCK_S, row_lse, score_launch
+from kernels.diffqkv.shapes import count_heads
 from kernels.diffqkv.tiles import load_rows, store_rows
 
 
@@ -37,26 +32,29 @@ def bounded_decode_reference(
     tile: int,
     softmax_scale: float | None = None,
 ) -> torch.Tensor:
-    """The contract of out for one query token a sequence and tiles of ``tile`` keys."""
-    num_sequences, n_q, d_k = q_NQD.shape
-    n_v = v_pages.shape[2] if v_pages.dim() == 4 else v_pages.shape[2] * v_pages.shape[3]
-    scale = d_k**-0.5 if softmax_scale is None else softmax_scale
-    out_NQE = q_NQD.new_zeros(num_sequences, n_q, v_pages.shape[-1])
-    for b, length in enumerate(seq_lens_B.tolist()):
-        if length == 0:
-            continue
-        k_LKD = gather_pages(k_pages, block_table_BM[b], length)
-        v_LVE = gather_pages(v_pages, block_table_BM[b], length)
-        k_of = [q * k_LKD.shape[1] // n_q for q in range(n_q)]
-        weights_QL = torch.stack([k_LKD[:, k_of[q]] @ q_NQD[b, q] * scale for q in range(n_q)]).softmax(-1)
+    """The contract of out for tiles of ``tile`` keys: all rows of a tile of queries skip or read together."""
+    out_NQE = q_NQD.new_zeros(*q_NQD.shape[:2], v_pages.shape[-1])
+    q_per_v = q_NQD.shape[1] // count_heads("v_pages", v_pages, 2)
+    sharers: dict[tuple[int, ...], list[tuple[int, int, torch.Tensor, torch.Tensor]]] = defaultdict(list)
+    for b, n, q, scores_S, v_SE in seen_rows(
+        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, softmax_scale
+    ):
+        row = (n - int(cu_seqlens_q[b])) * q_per_v + q % q_per_v
+        sharers[b, q // q_per_v, row // _rows_of_tile(q_per_v)].append((n, q, scores_S.softmax(0), v_SE))
+    for (b, _, _), rows in sharers.items():
+        length = int(seq_lens_B[b])
         share = epsilon / -(-length // tile)
-        for v in range(n_v):
-            sharers = range(v * n_q // n_v, (v + 1) * n_q // n_v)
-            for start in range(0, length, tile):
-                weights_RN = weights_QL[list(sharers), start : start + tile]
-                if weights_RN.sum(-1).max() > share:
-                    out_NQE[b, list(sharers)] += weights_RN @ v_LVE[start : start + tile, v]
+        for start in range(0, length, tile):
+            part = slice(start, start + tile)
+            if max(weights_S[part].sum() for _, _, weights_S, _ in rows) > share:
+                for n, q, weights_S, v_SE in rows:
+                    out_NQE[n, q] += weights_S[part] @ v_SE[part]
     return out_NQE
+
+
+def _rows_of_tile(q_per_v: int) -> int:
+    """Query rows of a V head that a program takes: head by head, then the next position."""
+    return max(16, triton.next_power_of_2(q_per_v))
 
 
 def bounded_decode_attention(
@@ -80,10 +78,9 @@ def bounded_decode_attention(
     softmax's sum and in lse. ``epsilon``: 0 (only tiles whose weight underflows to 0 are skipped) to 1.
     All else, refusals too, as ``decode_attention``.
     """
-    scale = q_NQD.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     return _bounded_decode(
-        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, scale, max_seqlen_q, max_seqlen_k,
-        epsilon,
+        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, softmax_scale, max_seqlen_q,
+        max_seqlen_k, epsilon,
     )  # fmt: skip
 
 
@@ -212,7 +209,7 @@ def bounded_decode_launches(
     num_splits = triton.cdiv(call.max_seqlen_k, chunk)
     part_NQCE, part_lse_NQC = empty_splits(call, num_splits)
     q_per_v = heads.num_q_heads // heads.num_v_heads
-    block_m = max(16, triton.next_power_of_2(q_per_v))
+    block_m = _rows_of_tile(q_per_v)
     row_blocks = triton.cdiv(call.max_seqlen_q * q_per_v, block_m)
     # base 2 here; the combination, last in the row, writes the natural one over it
     base_2_lse = {"lse": lse_QN, **strides("l", "hn", lse_QN)}
@@ -256,43 +253,4 @@ def _check_epsilon(epsilon: float) -> None:
         raise ValueError(f"epsilon is a share of a query's weight, from 0 to 1, not {epsilon}")
 
 
-@torch.library.custom_op("diffqkv::bounded_decode", mutates_args=())
-def _bounded_decode(
-    q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    seq_lens: torch.Tensor,
-    softmax_scale: float,
-    max_seqlen_q: int,
-    max_seqlen_k: int | None,
-    epsilon: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    call = check_paged_call(
-        q, k_pages, v_pages, block_table, cu_seqlens_q, seq_lens, softmax_scale, max_seqlen_q, max_seqlen_k
-    )
-    _check_epsilon(epsilon)
-    out, lse = call.empty_results()
-    for kernel, grid, arguments in bounded_decode_launches(call, out, lse, epsilon, architecture(q.device)):
-        kernel[grid](**arguments)
-    return out, lse
-
-
-@_bounded_decode.register_fake
-def _(
-    q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    seq_lens: torch.Tensor,
-    softmax_scale: float,
-    max_seqlen_q: int,
-    max_seqlen_k: int | None,
-    epsilon: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    _check_epsilon(epsilon)
-    return check_paged_call(
-        q, k_pages, v_pages, block_table, cu_seqlens_q, seq_lens, softmax_scale, max_seqlen_q, max_seqlen_k
-    ).empty_results()
+_bounded_decode = paged_op("bounded_decode", ", float epsilon", _check_epsilon, bounded_decode_launches)

@@ -50,6 +50,7 @@ INTERPRETED = {
     "prefill_dq": _mn(16, 16, 4, 1),
     "prefill_dkdv": _mn(16, 16, 4, 1),
     "decode": _split(16, 32, 4, 1),
+    "decode_more_k": _split(16, 32, 4, 1),
     "extend": _mn(16, 16, 4, 1),
     "score": _split(16, 32, 4, 1),
     "bounded": Launch({"CHUNK": 48}, 4, 1),
@@ -114,8 +115,14 @@ TABLE: dict[tuple[str, int, int], dict[str, Launch]] = {
     ("decode", 64, 2): _everywhere(_split(32, 512, 4, 4)),
     ("decode", 128, 2): _everywhere(_split(32, 512, 4, 3)),
     ("decode", 256, 2): _everywhere(_split(32, 512, 4, 2)),
-    ("decode", 64, 4): _everywhere(_split(32, 512, 4, 2)),
+    ("decode", 64, 4): _everywhere(_split(16, 512, 4, 2)),
     ("decode", 128, 4): _everywhere(_split(16, 512, 4, 2)),
+    # more K heads than V heads: a program has the tiles of several K heads under way, so fewer stages of each
+    ("decode_more_k", 64, 2): _everywhere(_split(32, 512, 4, 3)),
+    ("decode_more_k", 128, 2): _everywhere(_split(32, 512, 4, 2)),
+    ("decode_more_k", 256, 2): _everywhere(_split(16, 512, 4, 2)),
+    ("decode_more_k", 64, 4): _everywhere(_split(16, 512, 4, 2)),
+    ("decode_more_k", 128, 4): _everywhere(_split(16, 512, 4, 2)),
     ("extend", 64, 2): _everywhere(_mn(128, 64, 8, 3)),
     ("extend", 128, 2): {
         "sm_80": _mn(64, 64, 8, 2),

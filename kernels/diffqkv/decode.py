@@ -15,17 +15,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.diffqkv.configs import architecture, launch_for
-from kernels.diffqkv.pages import (
-    KernelCall,
-    PagedCall,
-    check_paged_call,
-    gather_pages,
-    page_of,
-    query_rows,
-    rows_of_page,
-    strides,
-)
+from kernels.diffqkv.calls import KernelCall, strides
+from kernels.diffqkv.configs import launch_for
+from kernels.diffqkv.pages import PagedCall, page_of, paged_op, query_rows, rows_of_page, seen_rows
 from kernels.diffqkv.tiles import load_rows, store_rows
 
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -48,20 +40,14 @@ def decode_reference(
     softmax_scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The contract: sequence by sequence, token by token, head by head; as ``decode_attention``."""
-    num_tokens, n_q, d_k = q_NQD.shape
-    scale = d_k**-0.5 if softmax_scale is None else softmax_scale
+    num_tokens, n_q, _ = q_NQD.shape
     out_NQE = q_NQD.new_zeros(num_tokens, n_q, v_pages.shape[-1])
     lse_QN = torch.full((n_q, num_tokens), float("-inf"), dtype=q_NQD.dtype, device=q_NQD.device)
-    for b, length in enumerate(seq_lens_B.tolist()):
-        first, last = cu_seqlens_q[b : b + 2].tolist()
-        k_LKD = gather_pages(k_pages, block_table_BM[b], length)
-        v_LVE = gather_pages(v_pages, block_table_BM[b], length)
-        for n in range(first, last):
-            seen = length - (last - 1 - n)
-            for q in range(n_q) if seen > 0 else ():
-                scores_L = k_LKD[:seen, q * k_LKD.shape[1] // n_q] @ q_NQD[n, q] * scale
-                out_NQE[n, q] = scores_L.softmax(0) @ v_LVE[:seen, q * v_LVE.shape[1] // n_q]
-                lse_QN[q, n] = scores_L.logsumexp(0)
+    for _, n, q, scores_S, v_SE in seen_rows(
+        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, softmax_scale
+    ):
+        out_NQE[n, q] = scores_S.softmax(0) @ v_SE
+        lse_QN[q, n] = scores_S.logsumexp(0)
     return out_NQE, lse_QN
 
 
@@ -93,10 +79,10 @@ def decode_attention(
     Up to 8 tokens a sequence split the keys; with more, a program walks all keys for one V head. On
     either side of that, a sequence's result is bitwise the same in any batch.
     """
-    scale = q_NQD.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     return _decode(
-        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, scale, max_seqlen_q, max_seqlen_k
-    )
+        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, softmax_scale, max_seqlen_q,
+        max_seqlen_k,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_splits"])
@@ -289,8 +275,9 @@ def decode_launches(
     heads = call.heads
     few = call.max_seqlen_q <= MAX_DECODE_TOKENS
     q = call.q_NQD
-    launch = launch_for("decode" if few else "extend", q.shape[-1], call.v_head_dim, q.dtype, architecture)
-    options = launch.options()
+    decode = "decode_more_k" if heads.num_k_heads > heads.num_v_heads else "decode"
+    op = decode if few else "extend"
+    options = launch_for(op, q.shape[-1], call.v_head_dim, q.dtype, architecture).options()
     if few:
         parts, chunk = _parts(heads.pairs_per_unit), options.pop("CHUNK")
         options["BLOCK_M"] = max(16, triton.next_power_of_2(heads.q_per_unit // parts))
@@ -374,39 +361,4 @@ def combine_launch(
     return _combine, (call.heads.num_q_heads, call.max_seqlen_q, call.num_sequences), arguments
 
 
-@torch.library.custom_op("diffqkv::decode", mutates_args=())
-def _decode(
-    q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    seq_lens: torch.Tensor,
-    softmax_scale: float,
-    max_seqlen_q: int,
-    max_seqlen_k: int | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    call = check_paged_call(
-        q, k_pages, v_pages, block_table, cu_seqlens_q, seq_lens, softmax_scale, max_seqlen_q, max_seqlen_k
-    )
-    out, lse = call.empty_results()
-    for kernel, grid, arguments in decode_launches(call, out, lse, architecture(q.device)):
-        kernel[grid](**arguments)
-    return out, lse
-
-
-@_decode.register_fake
-def _(
-    q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    seq_lens: torch.Tensor,
-    softmax_scale: float,
-    max_seqlen_q: int,
-    max_seqlen_k: int | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return check_paged_call(
-        q, k_pages, v_pages, block_table, cu_seqlens_q, seq_lens, softmax_scale, max_seqlen_q, max_seqlen_k
-    ).empty_results()
+_decode = paged_op("decode", "", lambda: None, decode_launches)

@@ -11,6 +11,7 @@ different units need not be uniformly strided, as in vLLM's fused page. Head-maj
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.diffqkv.calls import KernelCall, run, strides
+from kernels.diffqkv.configs import architecture
 from kernels.diffqkv.shapes import Heads, by_unit, check_float, check_head_dim, check_index, count_heads
-
-# kernel, grid, arguments by name
-KernelCall = tuple[Any, tuple[int, ...], dict[str, Any]]
 
 
 def fused_page_views(
@@ -125,11 +125,6 @@ class PagedCall:
         return out_NQE, self.q_NQD.new_empty(num_q_heads, num_tokens, dtype=torch.float32)
 
 
-def strides(name: str, axes: str, x: torch.Tensor) -> dict[str, int]:
-    """Strides of the leading axes as kernel arguments: stride_<name><axis>."""
-    return {f"stride_{name}{axis}": x.stride(i) for i, axis in enumerate(axes)}
-
-
 def check_paged_call(
     q_NQD: torch.Tensor,
     k_pages: torch.Tensor,
@@ -137,11 +132,13 @@ def check_paged_call(
     block_table_BM: torch.Tensor,
     cu_seqlens_q: torch.Tensor,
     seq_lens_B: torch.Tensor,
-    softmax_scale: float,
+    softmax_scale: float | None,
     max_seqlen_q: int,
     max_seqlen_k: int | None,
 ) -> PagedCall:
     """Look at shapes, strides and dtypes, never at values; ValueError that names the rule that is broken."""
+    if softmax_scale is None:
+        softmax_scale = q_NQD.shape[-1] ** -0.5
     if q_NQD.dim() != 3:
         raise ValueError(f"q must be [tokens, heads, dim], not {tuple(q_NQD.shape)}")
     heads, k_PTUJD, v_PTURE = pages_by_unit(k_pages, v_pages, q_NQD.shape[1])
@@ -182,6 +179,66 @@ def check_paged_call(
         max_seqlen_q,
         max_seqlen_k,
     )
+
+
+def paged_op(
+    name: str,
+    options: str,
+    check: Callable[..., None],
+    launches: Callable[..., list[KernelCall]],
+) -> torch.library.CustomOpDef:
+    """Register ``diffqkv::<name>``, which takes what ``check_paged_call`` takes and gives out and lse.
+
+    ``options``: more arguments, in the words of a schema; ``check(*options)`` raises ValueError for values
+    that are not taken; ``launches(call, out, lse, *options, architecture)`` gives what is to run.
+    """
+
+    def checked(*arguments: Any) -> PagedCall:
+        check(*arguments[9:])
+        return check_paged_call(*arguments[:9])
+
+    def attend(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        call = checked(*arguments)
+        results = call.empty_results()
+        where = architecture(call.q_NQD.device)
+        run(launches(call, *results, *arguments[9:], where), call.q_NQD)
+        return results
+
+    schema = (
+        "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor cu_seqlens_q, "
+        "Tensor seq_lens, float? softmax_scale, SymInt max_seqlen_q, SymInt? max_seqlen_k"
+        f"{options}) -> (Tensor, Tensor)"
+    )
+    op = torch.library.custom_op(f"diffqkv::{name}", attend, mutates_args=(), schema=schema)
+    op.register_fake(lambda *arguments: checked(*arguments).empty_results())
+    return op
+
+
+def seen_rows(
+    q_NQD: torch.Tensor,
+    k_pages: torch.Tensor,
+    v_pages: torch.Tensor,
+    block_table_BM: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    seq_lens_B: torch.Tensor,
+    softmax_scale: float | None,
+) -> Iterator[tuple[int, int, int, torch.Tensor, torch.Tensor]]:
+    """For references: sequence by sequence, token by token, head by head, as ``decode_attention`` defines.
+
+    Sequence, token and query head of each row that sees a key; its scaled scores [S] of the S keys that
+    it sees, and their V rows [S, E].
+    """
+    n_q, d_k = q_NQD.shape[1:]
+    scale = d_k**-0.5 if softmax_scale is None else softmax_scale
+    for b, length in enumerate(seq_lens_B.tolist()):
+        first, last = cu_seqlens_q[b : b + 2].tolist()
+        k_LKD = gather_pages(k_pages, block_table_BM[b], length)
+        v_LVE = gather_pages(v_pages, block_table_BM[b], length)
+        for n in range(first, last):
+            seen = length - (last - 1 - n)
+            for q in range(n_q) if seen > 0 else ():
+                scores_S = k_LKD[:seen, q * k_LKD.shape[1] // n_q] @ q_NQD[n, q] * scale
+                yield b, n, q, scores_S, v_LVE[:seen, q * v_LVE.shape[1] // n_q]
 
 
 @triton.jit

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.diffqkv.calls import KernelCall, run
 from kernels.diffqkv.configs import architecture, launch_for
 from kernels.diffqkv.packed import check_packed, find_block, pair_arguments, split_rows
 from kernels.diffqkv.prefill_backward import prefill_backward
@@ -204,7 +205,7 @@ def forward_launch(
     out: torch.Tensor,
     lse: torch.Tensor,
     architecture: str,
-) -> tuple[Any, tuple[int, int], dict[str, Any]]:
+) -> KernelCall:
     """Kernel, grid and arguments for ``architecture``."""
     heads = check_packed(q, k, v)
     launch = launch_for("prefill", q.shape[-1], v.shape[-1], q.dtype, architecture)
@@ -227,11 +228,7 @@ def _prefill(
     _check(q, k, v, cu_seqlens, softmax_scale)
     _check_bounds(cu_seqlens, q.shape[0])
     out, lse = _outputs(q, v)
-    kernel, grid, arguments = forward_launch(
-        q, k, v, cu_seqlens, softmax_scale, out, lse, architecture(q.device)
-    )
-    with torch.cuda.device_of(q):
-        kernel[grid](**arguments)
+    run([forward_launch(q, k, v, cu_seqlens, softmax_scale, out, lse, architecture(q.device))], q)
     return out, lse
 
 

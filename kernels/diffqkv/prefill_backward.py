@@ -7,12 +7,11 @@ the head that the unit shares is summed over all of them, the others are stored 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
+from kernels.diffqkv.calls import KernelCall, run
 from kernels.diffqkv.configs import architecture, launch_for
 from kernels.diffqkv.packed import check_packed, find_block, pair_arguments, split_rows
 from kernels.diffqkv.shapes import by_unit
@@ -212,7 +211,7 @@ def dq_launch(
     scale: float,
     architecture: str,
     **tensors: torch.Tensor,
-) -> tuple[Any, tuple[int, int], dict[str, Any]]:
+) -> KernelCall:
     """Kernel, grid and arguments; ``tensors``: out, lse, do, dlse, dq, delta."""
     heads = check_packed(q, k, v)
     launch = launch_for("prefill_dq", q.shape[-1], v.shape[-1], q.dtype, architecture)
@@ -229,7 +228,7 @@ def dkdv_launch(
     scale: float,
     architecture: str,
     **tensors: torch.Tensor,
-) -> tuple[Any, tuple[int, int], dict[str, Any]]:
+) -> KernelCall:
     """Kernel, grid and arguments; ``tensors``: lse, do, delta, dk, dv."""
     heads = check_packed(q, k, v)
     launch = launch_for("prefill_dkdv", q.shape[-1], v.shape[-1], q.dtype, architecture)
@@ -270,9 +269,7 @@ def prefill_backward(
         ),
         dkdv_launch(q, k, v, cu_seqlens, softmax_scale, where, lse=lse, do=do, delta=delta, dk=dk, dv=dv),
     )
-    with torch.cuda.device_of(q):
-        for kernel, grid, arguments in launches:
-            kernel[grid](**arguments)
+    run(launches, q)
     return dq, dk, dv
 
 

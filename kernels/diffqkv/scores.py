@@ -11,8 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.diffqkv.calls import KernelCall, strides
 from kernels.diffqkv.configs import launch_for
-from kernels.diffqkv.pages import KernelCall, PagedCall, page_of, query_rows, rows_of_page, strides
+from kernels.diffqkv.pages import PagedCall, page_of, query_rows, rows_of_page
 from kernels.diffqkv.tiles import load_rows
 
 # tiles whose log-sum-exp a row adds at a time

@@ -11,9 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.diffqkv.configs import architecture, launch_for
+from kernels.diffqkv.calls import KernelCall, strides
+from kernels.diffqkv.configs import launch_for
 from kernels.diffqkv.decode import LN_2
-from kernels.diffqkv.pages import KernelCall, PagedCall, check_paged_call, gather_pages, strides
+from kernels.diffqkv.pages import PagedCall, paged_op, seen_rows
 from kernels.diffqkv.scores import BLOCK_S, row_lse, score_launch
 
 MAX_TOP_K = 512
@@ -43,22 +44,15 @@ def topk_decode_reference(
     keep_last: int = 0,
 ) -> torch.Tensor:
     """The contract of out, one sequence, token and head after the other; as ``topk_decode_attention``."""
-    num_tokens, n_q, d_k = q_NQD.shape
-    scale = d_k**-0.5 if softmax_scale is None else softmax_scale
-    out_NQE = q_NQD.new_zeros(num_tokens, n_q, v_pages.shape[-1])
-    for b, length in enumerate(seq_lens_B.tolist()):
-        first, last = cu_seqlens_q[b : b + 2].tolist()
-        k_LKD = gather_pages(k_pages, block_table_BM[b], length)
-        v_LVE = gather_pages(v_pages, block_table_BM[b], length)
-        for n in range(first, last):
-            seen = length - (last - 1 - n)
-            for q in range(n_q) if seen > 0 else ():
-                scores_L = k_LKD[:seen, q * k_LKD.shape[1] // n_q] @ q_NQD[n, q] * scale
-                kept = kept_positions(scores_L, top_k, keep_first, keep_last)
-                weights = scores_L.softmax(0)[kept]
-                if renormalize:
-                    weights = weights / weights.sum()
-                out_NQE[n, q] = weights @ v_LVE[kept, q * v_LVE.shape[1] // n_q]
+    out_NQE = q_NQD.new_zeros(*q_NQD.shape[:2], v_pages.shape[-1])
+    for _, n, q, scores_S, v_SE in seen_rows(
+        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, softmax_scale
+    ):
+        kept = kept_positions(scores_S, top_k, keep_first, keep_last)
+        weights = scores_S.softmax(0)[kept]
+        if renormalize:
+            weights = weights / weights.sum()
+        out_NQE[n, q] = weights @ v_SE[kept]
     return out_NQE
 
 
@@ -84,10 +78,9 @@ def topk_decode_attention(
     the weight that it has among all keys; ``renormalize`` divides by the kept weight (the paper leaves
     this open). lse is that of all keys. All else, refusals too, as ``decode_attention``.
     """
-    scale = q_NQD.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     return _topk_decode(
-        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, scale, max_seqlen_q, max_seqlen_k,
-        top_k, renormalize, keep_first, keep_last,
+        q_NQD, k_pages, v_pages, block_table_BM, cu_seqlens_q, seq_lens_B, softmax_scale, max_seqlen_q,
+        max_seqlen_k, top_k, renormalize, keep_first, keep_last,
     )  # fmt: skip
 
 
@@ -270,7 +263,7 @@ def topk_decode_launches(
     ]
 
 
-def _check_selection(top_k: int, keep_first: int, keep_last: int) -> None:
+def _check_selection(top_k: int, renormalize: bool, keep_first: int, keep_last: int) -> None:
     if not 1 <= top_k <= MAX_TOP_K:
         raise ValueError(f"top_k must be from 1 to {MAX_TOP_K}, not {top_k}")
     if min(keep_first, keep_last) < 0 or keep_first + keep_last > top_k:
@@ -280,51 +273,9 @@ def _check_selection(top_k: int, keep_first: int, keep_last: int) -> None:
         )
 
 
-@torch.library.custom_op("diffqkv::topk_decode", mutates_args=())
-def _topk_decode(
-    q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    seq_lens: torch.Tensor,
-    softmax_scale: float,
-    max_seqlen_q: int,
-    max_seqlen_k: int | None,
-    top_k: int,
-    renormalize: bool,
-    keep_first: int,
-    keep_last: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    call = check_paged_call(
-        q, k_pages, v_pages, block_table, cu_seqlens_q, seq_lens, softmax_scale, max_seqlen_q, max_seqlen_k
-    )
-    _check_selection(top_k, keep_first, keep_last)
-    out, lse = call.empty_results()
-    for kernel, grid, arguments in topk_decode_launches(
-        call, out, lse, top_k, renormalize, keep_first, keep_last, architecture(q.device)
-    ):
-        kernel[grid](**arguments)
-    return out, lse
-
-
-@_topk_decode.register_fake
-def _(
-    q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    seq_lens: torch.Tensor,
-    softmax_scale: float,
-    max_seqlen_q: int,
-    max_seqlen_k: int | None,
-    top_k: int,
-    renormalize: bool,
-    keep_first: int,
-    keep_last: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    _check_selection(top_k, keep_first, keep_last)
-    return check_paged_call(
-        q, k_pages, v_pages, block_table, cu_seqlens_q, seq_lens, softmax_scale, max_seqlen_q, max_seqlen_k
-    ).empty_results()
+_topk_decode = paged_op(
+    "topk_decode",
+    ", SymInt top_k, bool renormalize, SymInt keep_first, SymInt keep_last",
+    _check_selection,
+    topk_decode_launches,
+)

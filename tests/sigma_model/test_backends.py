@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sigma_model import SigmaConfig, SigmaForCausalLM
+from sigma_model.attention import sdpa_attention
 from sigma_model.backends import BACKENDS, SigmaBackend, backend_name, choose_backend
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,8 +51,30 @@ def test_auto_says_what_it_took_and_why_not_the_others(caplog: pytest.LogCapture
         model(tokens)
         model(tokens)
     (line,) = caplog.messages
-    assert line.startswith("attention on cpu in torch.float64: sdpa; not sigma (on the CPU it is")
-    assert "not cudnn (cuDNN needs an NVIDIA GPU" in line
+    assert line.startswith(
+        "attention on cpu in torch.float64: sdpa; not sigma (its kernels have not been timed"
+    )
+    assert "not cudnn, else sdpa (cuDNN needs an NVIDIA GPU" in line
+
+
+def test_auto_on_a_gpu_takes_cudnn_and_says_when_cudnn_does_not_take_a_call(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This torch's cuDNN takes no tensors of a CPU: a call that it refuses."""
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    choose_backend.cache_clear()
+    auto = choose_backend("auto", 64, 64, "cuda", torch.bfloat16)
+    assert auto.name == "cudnn, else sdpa"
+    assert choose_backend("auto", 64, 256, "cuda", torch.bfloat16).name == "sdpa"
+    assert choose_backend("auto", 64, 64, "cuda", torch.float32).name == "sdpa"
+    q, k, v = torch.randn(1, 8, 5, 16), torch.randn(1, 2, 5, 16), torch.randn(1, 4, 5, 24)
+    for _ in range(2):
+        out = auto.attend_whole(q, k, v, None, 0.25)
+    assert torch.equal(out, sdpa_attention(q, k, v, None, 0.25))
+    lines = [line for line in caplog.messages if "cuDNN does not take this attention" in line]
+    assert len(lines) == 1 and lines[0].startswith("attention of this call by sdpa")
+    with pytest.raises(ValueError, match="cuDNN does not take this attention"):
+        BACKENDS["cudnn"].attend_whole(q, k, v, None, 0.25)
 
 
 def test_a_backend_asked_for_by_name_runs_or_raises() -> None:
@@ -103,6 +126,7 @@ more = dict(max_new_tokens=5, do_sample=False)
 model.set_attn_implementation("reference")
 known = model.generate(**prompts, use_cache=False, **more)
 model.set_attn_implementation("sigma")
+PagedCache.append = None  # it is the kernel that writes
 for cache in (PagedCache(config, page_size=4), ContiguousCache(config, 2, 10)):
     assert torch.equal(model.generate(**prompts, past_key_values=cache, **more), known)
 segments = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 2, 2]])

@@ -89,11 +89,16 @@ def test_a_token_at_a_time_equals_all_at_once(paged_case: Callable[..., Any]) ->
         assert torch.equal(out[0], expected[t])
 
 
-def test_opcheck(empty_pages: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> None:
+def test_opcheck_and_whole_graph(empty_pages: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> None:
     k, v, cos, sin = rows((2, 4), (16, 16), torch.float32)
     pages = tuple(x.zero_() for x in empty_pages("head-major", 6, PAGE, (2, 4), (16, 16), torch.float32))
     torch.library.opcheck(append._kv_append, (k, v, *pages, torch.tensor(SLOTS), cos, sin))
     torch.library.opcheck(append._kv_append, (k, v, *pages, torch.tensor(SLOTS), None, None))
+    expected = tuple(x.clone().zero_() for x in pages)
+    compiled = torch.compile(kv_append, fullgraph=True, backend="aot_eager")
+    compiled(k, v, *pages, torch.tensor(SLOTS), cos, sin)
+    kv_append(k, v, *expected, torch.tensor(SLOTS), cos, sin)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(pages, expected, strict=True))
 
 
 def test_refused_with_the_rule(empty_pages: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> None:

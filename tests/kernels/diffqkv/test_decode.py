@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.kernels.sweep import relative
 from kernels.diffqkv import decode as decode_module
 from kernels.diffqkv.configs import INTERPRETED
 from kernels.diffqkv.decode import MAX_DECODE_TOKENS, decode_attention, decode_launches, decode_reference
@@ -22,18 +23,6 @@ PAGE = 16
 CHUNK = INTERPRETED["decode"].tiles["CHUNK"]
 NESTED = [(8, 2, 4), (8, 4, 2), (4, 4, 4), (6, 1, 2), (6, 3, 1), (3, 1, 3), (8, 1, 8), (8, 8, 1)]
 LENGTHS = [0, 1, PAGE - 1, PAGE, PAGE + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3]
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: what a kernel does not write is seen."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
 def check(case: Any, limit: float = 1e-5, scale: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.kernels.sweep import relative
 from kernels.diffqkv.configs import INTERPRETED
 from kernels.diffqkv.prefill import prefill_attention, prefill_reference
 from kernels.diffqkv.shapes import Heads
 
 BLOCK = INTERPRETED["prefill"].tiles["BLOCK_M"]
 NESTED = [(8, 1, 4), (8, 4, 1), (8, 2, 2), (4, 4, 4), (6, 1, 2), (6, 2, 1), (9, 3, 3), (5, 1, 5)]
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: what a kernel does not write is seen."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def cumulate(lengths: Sequence[int]) -> torch.Tensor:
@@ -36,11 +28,6 @@ def tensors(
     generator = torch.Generator().manual_seed(tokens)
     shapes = [(tokens, heads[0], d_k), (tokens, heads[1], d_k), (tokens, heads[2], d_v)]
     return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    found, expected = found.detach(), expected.detach()
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
 def gradients(

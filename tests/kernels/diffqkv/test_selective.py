@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.kernels.sweep import relative
 from kernels.diffqkv import bounded, topk
 from kernels.diffqkv.bounded import bounded_decode_attention, bounded_decode_reference
 from kernels.diffqkv.configs import INTERPRETED
@@ -20,18 +21,6 @@ from kernels.diffqkv.topk import topk_decode_attention, topk_decode_reference
 TILE = INTERPRETED["score"].tiles["BLOCK_N"]
 BLOCK = INTERPRETED["select"].tiles["BLOCK_L"]
 CHUNK = INTERPRETED["bounded"].tiles["CHUNK"]
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: what a kernel does not write is seen."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +82,11 @@ def test_topk_is_bitwise_the_same_in_a_batch(paged_case: Callable[..., Any]) -> 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     heads=st.sampled_from([(8, 2, 4), (4, 4, 2), (6, 1, 1), (3, 1, 3)]),
-    lengths=st.lists(st.sampled_from([0, 1, TILE, CHUNK + 1, 2 * CHUNK + 5]), min_size=1, max_size=2),
+    sequences=st.lists(
+        st.tuples(st.sampled_from([0, 1, TILE, CHUNK + 1, 2 * CHUNK + 5]), st.sampled_from([0, 1, 3, 9])),
+        min_size=1,
+        max_size=2,
+    ),
     page_size=st.sampled_from([5, TILE, 64]),
     epsilon=st.sampled_from([0.0, 1e-3, 0.1, 0.5, 1.0]),
     scale=st.sampled_from([0.25, 2.0]),
@@ -101,18 +94,20 @@ def test_topk_is_bitwise_the_same_in_a_batch(paged_case: Callable[..., Any]) -> 
 def test_bounded_keeps_its_bound(
     paged_case: Callable[..., Any],
     heads: tuple[int, int, int],
-    lengths: list[int],
+    sequences: list[tuple[int, int]],
     page_size: int,
     epsilon: float,
     scale: float,
 ) -> None:
-    case = paged_case(heads, (16, 24), lengths, [1] * len(lengths), page_size)
-    out, lse = bounded_decode_attention(*case.arguments, epsilon, scale)
+    """Also where a sequence has several query tokens: all queries of a tile skip a V tile, or none does."""
+    lengths, q_lengths = zip(*sequences, strict=True)
+    case = paged_case(heads, (16, 24), lengths, q_lengths, page_size)
+    out, lse = bounded_decode_attention(*case.arguments, epsilon, scale, case.max_seqlen_q)
     assert relative(out, bounded_decode_reference(*case.exact, epsilon, TILE, scale)) <= 1e-5
-    exact, exact_lse = decode_attention(*case.arguments, scale)
+    exact, exact_lse = decode_attention(*case.arguments, scale, case.max_seqlen_q)
     torch.testing.assert_close(lse, exact_lse)
     largest = case.v_pages.nan_to_num(0.0).abs().max()
-    assert (out - exact).abs().max() <= epsilon * largest + 1e-5
+    assert ((out - exact).abs() <= epsilon * largest + 1e-5).all()
 
 
 def test_bounded_does_not_read_light_tiles(paged_case: Callable[..., Any]) -> None:
@@ -144,12 +139,23 @@ def test_bounded_is_bitwise_the_same_in_a_batch(paged_case: Callable[..., Any]) 
     assert torch.equal(alone[0], results[0][0][:2]) and torch.equal(alone[1], results[0][1][:, :2])
 
 
-def test_opcheck(paged_case: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("op", "attend", "options"),
+    [
+        (topk._topk_decode, topk_decode_attention, {"top_k": 2, "renormalize": True, "keep_first": 1}),
+        (bounded._bounded_decode, bounded_decode_attention, {"epsilon": 0.1}),
+    ],
+    ids=["top-k", "bounded"],
+)
+def test_opcheck_and_whole_graph(
+    paged_case: Callable[..., Any], op: Any, attend: Callable[..., Any], options: dict[str, Any]
+) -> None:
     case = paged_case((2, 1, 1), (16, 16), [3], [1])
-    torch.library.opcheck(bounded._bounded_decode, (*case.arguments, 0.25, 1, None, 0.1))
-    checks = ("test_schema", "test_faketensor")
-    options = (2, False, 0, 0)
-    torch.library.opcheck(topk._topk_decode, (*case.arguments, 0.25, 1, None, *options), test_utils=checks)
+    keep_last = (0,) if "top_k" in options else ()
+    torch.library.opcheck(op, (*case.arguments, None, 1, None, *options.values(), *keep_last))
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    found, expected = (call(*case.arguments, **options) for call in (compiled, attend))
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
 def test_refused_with_the_rule(paged_case: Callable[..., Any]) -> None:
