@@ -15,6 +15,8 @@ PLAIN = ("wiki", "extract_knowledge", "distill")
 QUESTIONS = ("faq", "diverse_qa")
 TABLES = ("param_table", "compare")
 ALL = tuple(FORMS)
+# of tasks the asker chooses the numbers
+STATING = tuple(name for name in ALL if name not in ("nl2cmd", "nl2kql"))
 _FENCE = re.compile(r"```(\w+)\n(.*?)\n( *)```", re.DOTALL)
 _INVENTED = ("frobnicate", "max-depth", "force-all", "no-cache", "threads", "strict", "colour", "batch-size")
 _META = (
@@ -330,8 +332,8 @@ FAULTS = (
     Fault("repetition", "repeats a sentence", PLAIN, _again),
     Fault("identifiers", "invented flag", ALL, _new_flag),
     Fault("identifiers", "altered flag", ALL, _other_flag),
-    Fault("identifiers", "changed number", ALL, _other_number),
-    Fault("identifiers", "changed unit", ALL, _other_unit),
+    Fault("identifiers", "changed number", STATING, _other_number),
+    Fault("identifiers", "changed unit", STATING, _other_unit),
     Fault("identifiers", "invented URL", ALL, _other_url),
     Fault("identifiers", "invented path", ALL, _other_path),
     Fault("identifiers", "invented name", ALL, _other_name),

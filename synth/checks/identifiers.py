@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from synth.checks.base import Batch, Verdicts
 from synth.checks.mentions import Mention, Source, mentions
+
+Kind = Literal["flag", "url", "path", "number", "name"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,8 @@ class Identifiers:
     check: ClassVar = "identifiers"
     adds: ClassVar[dict[str, str]] = {"synth_mentions": "int32", "synth_invented": "int32"}
 
+    kinds: tuple[Kind, ...] = KINDS
+    """What is looked at."""
     most: int = 0
     """So many inventions may pass."""
     allow: tuple[str, ...] = ()
@@ -31,7 +36,7 @@ class Identifiers:
         def judge(row: int) -> str | None:
             at = int(batch.source_row[row])
             source = sources.get(at) or sources.setdefault(at, Source(batch.source(row)))
-            found = set(mentions(batch.texts[row]))
+            found = {one for one in mentions(batch.texts[row]) if one.kind in self.kinds}
             wrong = [mention for mention in found if self._is_invented(mention, source)]
             counts[row], invented[row] = len(found), len(wrong)
             return _say(wrong) if len(wrong) > self.most else None

@@ -12,14 +12,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from synth.checks.vocabulary import ANY_WORDS, BRANDS, EXTENSIONS, SHELLS, UNITS, WORD_VALUES, WORDS_BY_FENCE
+from synth.checks.vocabulary import (
+    ANY_WORDS,
+    BRANDS,
+    EXTENSIONS,
+    PLACEHOLDERS,
+    SHELLS,
+    UNITS,
+    WORD_VALUES,
+    WORDS_BY_FENCE,
+)
 
 _TYPESET = str.maketrans(
     {"\u2010": "-", "\u2011": "-", "\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "}
     | {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u200b": None, "\u2026": "..."}
 )
 _QUOTE = re.compile(r"`([^`'\n]{1,40})'")
-_DASHED_FLAG = re.compile(r"(?<!\w)[–—](?=[a-z])")
+_DASHED_FLAG = re.compile(r"(?<!\w)–(?=[a-z])")
 
 _RESERVED = re.compile(r"(?:https?://)?(?:[\w-]+\.)*example\.(?:com|org|net)\b")
 _URL = re.compile(r"\b(?:https?|ftp|s3|gs|wss?)://[^\s<>\"'`\])}|]+")
@@ -38,7 +47,7 @@ _NUMBER = re.compile(
 )
 _ORDINAL = frozenset(("st", "nd", "rd", "th"))
 _NAME = re.compile(r"(?<![\w@])[A-Za-z_]\w*(?:(?:\.|::|->)[A-Za-z_]\w*)*(?:\(\))?")
-_CODE_WORD = re.compile(r"(?<![\w$<])[A-Za-z_]\w*(?:[.-]\w+)*")
+_CODE_WORD = re.compile(r"(?<![\w$<])[A-Za-z_]\w+(?:[.-]\w+)*")
 _FENCE = re.compile(r"^[ \t]*```([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<![\w`])(`{1,2})(?![`\s])([^`\n]{1,200})(?<!\s)\1(?![\w`])")
 _PLACEHOLDER = re.compile(r"<[A-Za-z][\w .|-]*>|\$\{?\w+\}?|\{\w*\}|\bYOUR[_-]\w+")
@@ -101,7 +110,11 @@ def _of_code(code: str, language: str) -> Iterator[Mention]:
     shaped, bare = _by_shape(code)
     for mention in shaped:
         name = mention.text.removesuffix("()")
-        if mention.kind != "name" or not (name in own or name.lower() in known or name in known):
+        if mention.kind == "name":
+            if not (name in own or name.lower() in known or name in known):
+                yield mention
+        # code needs nothing and one without a source
+        elif mention.unit or mention.text not in ("0", "1"):
             yield mention
     # of quoted text only single words are names of code
     bare = _QUOTED.sub(
@@ -109,7 +122,7 @@ def _of_code(code: str, language: str) -> Iterator[Mention]:
     )
     for match in _CODE_WORD.finditer(bare):
         word = match[0]
-        if len(word) > 1 and word not in own and word.lower() not in known and word not in known:
+        if word not in own and word not in known and word.lower() not in known and word not in PLACEHOLDERS:
             yield Mention("name", word, is_word=True)
 
 
@@ -226,8 +239,7 @@ class Source:
             return self._knows_flag(word)
         word = word.removesuffix("()")
         if mention.is_word:
-            parts = re.split(r"[.-]", word.lower())
-            return all(part in self.words or part.isdigit() or not part for part in parts)
+            return all(self._has_word(part) for part in re.split(r"[.-]", word))
         if word.isupper() or word.islower() or "_" in word.strip("_"):
             known = self._occurs(word, self.text, r"(?!\w)")
         else:
@@ -238,6 +250,12 @@ class Source:
         if known or len(parts) == 1:
             return known or word.strip("_").lower() in self.words
         return all(self._occurs(part, self.text, r"(?!\w)") for part in parts)
+
+    def _has_word(self, word: str) -> bool:
+        if not word or word.isdigit():
+            return True
+        # with capitals it is spelled so on purpose
+        return word in self.words if word.islower() else self._occurs(word, self.text, r"(?!\w)")
 
     def _knows_flag(self, flag: str) -> bool:
         if self._occurs(flag, self.text, r"(?![\w-])"):

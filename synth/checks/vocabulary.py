@@ -20,6 +20,10 @@ _EXTENSIONS = """
 bat bin c cfg cmd conf cpp crt csv db dll env exe gz h html ini ipynb jar java js json key kql ldif lock
 log md pem pid ps1 py rb rs rst service sh so sock sql tar tf toml ts txt whl xml yaml yml zip
 """
+_PLACEHOLDERS = """
+FILE FILES DIR PATH NAME HOST PORT URL USER GROUP ID KEY VALUE SOURCE SRC DEST TARGET COMMAND ARGS
+OPTIONS TABLE COLUMN TEXT STRING NUMBER COUNT DATE TIME
+"""
 _UNITS = """
 ns nanosecond nanoseconds
 us µs microsecond microseconds
@@ -56,6 +60,8 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred"
 SHELL_WORDS = frozenset(_SHELL.split())
 SHELLS = ("bash", "sh", "shell", "console", "zsh")
 PYTHON_WORDS = frozenset(keyword.kwlist) | {name for name in dir(builtins) if not name.startswith("_")}
+PLACEHOLDERS = frozenset(_PLACEHOLDERS.split())
+"""Words in capitals that stand for what the reader fills in."""
 DATA_WORDS = frozenset(("true", "false", "null", "none", "yes", "no", "on", "off"))
 WORDS_BY_FENCE = {
     **dict.fromkeys(SHELLS, SHELL_WORDS),
