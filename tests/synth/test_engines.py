@@ -12,7 +12,7 @@ import pytest
 from synth_runs import endpoint, scripted
 from tiny_models import SPECIAL, write_tokenizer
 
-from synth.engine import Completion, EngineSettings, Refused, Request, start_engine
+from synth.engine import Completion, EngineSettings, Refused, Request, Unreachable, start_engine
 from synth.journal import Journal
 from synth.prompt import Prompts, defused
 from synth.recipe import Sampling
@@ -88,6 +88,13 @@ def test_a_refused_request_is_its_own_error(tmp_path: Path) -> None:
     with scripted(tmp_path, context=10) as server, pytest.raises(Refused, match="maximum context length"):
         ask(endpoint(server), 1)
     assert not server.asked(), "a request that can never work was sent again"
+
+
+def test_an_endpoint_that_is_not_there(tmp_path: Path) -> None:
+    with scripted(tmp_path) as server:
+        settings = endpoint(server, attempts=2)
+    with pytest.raises(Unreachable, match="gave no answer in 2 attempts; the last problem: ClientConnector"):
+        ask(settings, 1)
 
 
 @pytest.mark.parametrize("url", ["example.com/v1", "https://me:secret@example.com/v1"])

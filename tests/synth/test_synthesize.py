@@ -138,24 +138,13 @@ def test_who_is_left_out(local_ray: int, tmp_path: Path) -> None:
         assert not (asked and document["id"] in named) or recipes == {"faq"}
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"model": "nobody"}, "knows no model 'nobody'"),
-        ({"key_variable": "NO_SUCH_KEY"}, "does not take the key in NO_SUCH_KEY: 401"),
-        (
-            {"context": 1500},
-            "and 1400 of answer leave 0 for the document: raise engine.context",
-        ),
-        ({"base_url": "http://127.0.0.1:9/v1", "attempts": 1}, "gave no answer in 1 attempts"),
-    ],
-)
-def test_what_cannot_work_says_so(local_ray: int, tmp_path: Path, change: dict, said: str) -> None:
-    with scripted(tmp_path, key="" if "model" in change else "secret") as server:
-        dag = nodes(tmp_path, endpoint(server, **change), MODULES[:1])
+def test_what_cannot_work_says_so(local_ray: int, tmp_path: Path) -> None:
+    """The other ways are those of the engine (test_engines.py) and of the planner (test_plan.py)."""
+    with scripted(tmp_path) as server:
+        dag = nodes(tmp_path, endpoint(server, model="nobody"), MODULES[:1])
         code, engine = run(write_dag(tmp_path, dag), tmp_path / "run")
     assert code == 3
-    assert said in engine.jobs["new"].error
+    assert "knows no model 'nobody'" in engine.jobs["new"].error
 
 
 def test_the_judge_answers_through_the_same_engine(local_ray: int, tmp_path: Path) -> None:
