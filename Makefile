@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help install install-dev quickstart test proof lint bench-curation clean
+.PHONY: help install install-dev quickstart test proof lint bench-curation bench-kernels clean
 
 help:        ## what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -39,6 +39,9 @@ lint: install-dev        ## ruff and mypy
 
 bench-curation: install-dev    ## curation beside its peers, over an hour; WCXB=PATH adds real web pages
 	PYTHONPATH=. $(BIN)/python -m benchmarks.curation --growth $(if $(WCXB),--wcxb $(WCXB))
+
+bench-kernels: install    ## attention kernels beside PyTorch's, 9 minutes on a GPU; tiny shapes without one
+	PYTHONPATH=. $(BIN)/python -m benchmarks.kernels $(if $(wildcard /dev/nvidiactl),,--tiny)
 
 clean:       ## remove the environments and what the quickstart and benchmarks made
 	rm -rf $(VENV) .peers .corpora quickstart
