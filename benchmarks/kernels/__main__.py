@@ -34,7 +34,7 @@ AREAS = {"decode": decode.area, "prefill": prefill.area, "selective": selective.
 
 
 def main() -> int:
-    """0; 1 where a kernel of ours is wrong."""
+    """0; 1 where a kernel of ours is wrong or fails."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,20 +53,20 @@ def main() -> int:
     areas = [make(arguments.tiny) for name, make in AREAS.items() if name in parts]
     if not areas:
         return 0
-    best, found = ceilings(device), Found()
+    best, known, found = ceilings(device), facts(device), Found()
     try:
         run(areas, best, arguments.minutes * 60 - (time.monotonic() - started), found)
     finally:
         # also what stands when somebody or something stops it
         name = "kernels_tiny" if arguments.tiny else "kernels"
-        for path in write(arguments.out, name, found, best, facts(device)):
+        for path in write(arguments.out, name, found, best, known):
             print(path)
     for title, entries in (("wrong", found.wrong), ("refused", found.refused)):
         for who, why in entries.items():
             print(f"{title}: {who}: {why}")
     for problem in found.dropped:
         print(f"dropped, no time left: {problem}")
-    return int(any(who.startswith("ours") for who in found.wrong))
+    return int(any(who.startswith("ours") for who in (*found.wrong, *found.refused)))
 
 
 def facts(device: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.kernels.sweep import LIMITS, Area, Error, Prepared, Provider, relative
+from benchmarks.kernels.sweep import LIMITS, Area, Error, Prepared, Provider, in_short, relative
 from kernels.diffqkv.prefill import prefill_attention, prefill_reference
 
 SIGMA = (32, 4, 16)
@@ -244,17 +244,23 @@ def questions() -> dict[str, str]:
     """What one wants to know of this torch on this GPU, beside its speed."""
     small = Problem(1, 256, SIGMA, 64, 64)
     q, k, v = (x.detach() for x in small.tensors())
-    taken = torch._fused_sdp_choice(q, k, v, is_causal=True, enable_gqa=True)
-    options = ", ".join(sorted(varlen_options())) or "no such function"
-    try:
-        off = relative(flex(q, k, v), exact(small)[0])
-        flexed = f"no error; the answer is off by {off:.2g} of its norm"
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        flexed = f"an error, {str(error).strip().splitlines()[0]}"
+
+    def choice() -> str:
+        return SDPBackend(torch._fused_sdp_choice(q, k, v, is_causal=True, enable_gqa=True)).name
+
+    def flexed() -> str:
+        return f"no error; the answer is off by {relative(flex(q, k, v), exact(small)[0]):.2g} of its norm"
+
+    def answered(ask: Callable[[], str]) -> str:
+        try:
+            return ask()
+        except Exception as error:
+            return f"an error: {in_short(error)}"
+
     return {
-        "SDPA's own choice for 32/4/16": SDPBackend(taken).name,
-        "varlen_attn takes": options,
-        "FlexAttention, K not repeated": flexed,
+        "SDPA's own choice for 32/4/16": answered(choice),
+        "varlen_attn takes": ", ".join(sorted(varlen_options())) or "no such function",
+        "FlexAttention, K not repeated": answered(flexed),
     }
 
 

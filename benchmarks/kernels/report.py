@@ -12,7 +12,20 @@ from pathlib import Path
 from benchmarks.kernels.measure import Ceilings
 from benchmarks.kernels.sweep import Figure, Found
 
-COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf", "#8c564b", "#e377c2", "#7f7f7f")
+COLORS = (
+    "#d62728",
+    "#1f77b4",
+    "#2ca02c",
+    "#ff7f0e",
+    "#9467bd",
+    "#17becf",
+    "#8c564b",
+    "#e377c2",
+    "#7f7f7f",
+    "#bcbd22",
+    "#000",
+    "#98df8a",
+)
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 980, 560, 70, 260, 40, 50
 
 

@@ -8,6 +8,7 @@ is compared with float64, and to the whole problem with the first provider.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -113,13 +114,14 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 def run(areas: list[Area], ceilings: Ceilings, seconds: float, found: Found) -> None:
     """All areas, turn by turn, so that what time leaves out is the least important of each.
 
-    No problem is begun that would, at the length of the longest before it, end after ``seconds``.
+    No problem is begun that would end after ``seconds`` if it took as long as one of the eight before it.
     """
-    deadline, longest = time.monotonic() + seconds, 0.0
+    deadline = time.monotonic() + seconds
+    lately: deque[float] = deque([0.0], maxlen=8)
     turns = zip_longest(*([(area, problem) for problem in area.problems] for area in areas))
     for number, (area, problem) in enumerate(filter(None, chain.from_iterable(turns))):
         started = time.monotonic()
-        if started + longest > deadline:
+        if started + max(lately) > deadline:
             found.dropped.append(f"{area.name}, {problem.name}")
             continue
         # nobody always comes first
@@ -127,8 +129,8 @@ def run(areas: list[Area], ceilings: Ceilings, seconds: float, found: Found) -> 
         shift, before = number % len(names), len(found.figures)
         _compare(area, problem, names[shift:] + names[:shift], ceilings, found)
         found.figures[before:] = sorted(found.figures[before:], key=lambda x: names.index(x.provider))
-        longest = max(longest, time.monotonic() - started)
-        print(f"{area.name}, {problem.name}: {time.monotonic() - started:.1f} s", flush=True)
+        lately.append(time.monotonic() - started)
+        print(f"{area.name}, {problem.name}: {lately[-1]:.1f} s", flush=True)
 
 
 def _compare(area: Area, problem: Any, names: Iterable[str], ceilings: Ceilings, found: Found) -> None:
@@ -163,8 +165,9 @@ def _compare(area: Area, problem: Any, names: Iterable[str], ceilings: Ceilings,
                 key = (area.name, phase, problem.name, name)
                 worst = max(error.size for error in errors)
                 found.figures.append(_figure(key, timing, problem.work(phase), ceilings, extra, worst))
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            found.refused[who] = str(error).strip().splitlines()[0][:200]
+        # whatever one of them raises, the others go on
+        except Exception as error:
+            found.refused[who] = in_short(error)
         finally:
             # the next one's tensors need the room
             prepared = out = call = None
@@ -175,6 +178,11 @@ def _compare(area: Area, problem: Any, names: Iterable[str], ceilings: Ceilings,
 @cache
 def _checked(provider: Provider, short: Any) -> list[Error]:
     return provider.errors(short, provider.prepare(short).answers())
+
+
+def in_short(error: Exception) -> str:
+    """The first line of what it says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _in_words(error: Error) -> str:
