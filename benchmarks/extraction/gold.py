@@ -34,7 +34,7 @@ def gold_text(root: lxml.html.HtmlElement, keep: str, drop: str = "") -> str:
     """
     chosen = _select(root, keep, True) | _select(root, drop, False)
     parts: list[str] = []
-    # an explicit stack: real pages are nested deeper than Python's
+    # an explicit stack: a page may be nested deeper than Python's calls
     stack: list[tuple[str, lxml.html.HtmlElement, bool]] = [("open", root, False)]
     while stack:
         step, element, kept = stack.pop()
