@@ -1,6 +1,6 @@
 """Extractors on pages that we labelled, of sites outside WCXB: ``python -m benchmarks.extraction.labelled``.
 
-``pages.csv`` names 129 pages of packages that anyone can fetch, and for each which of its nodes are
+``pages.csv`` names 145 pages of packages that anyone can fetch, and for each which of its nodes are
 main content; LABELS.md says by which rules. It holds no text of the pages. An extractor has a row when
 ``EXTRACTORS`` names it: a function from the page's bytes to the text of its main content.
 """
