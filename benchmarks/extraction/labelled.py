@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -129,7 +130,7 @@ EXTRACTORS: dict[str, Callable[[bytes], str]] = {
 
 
 def figures(extractor: str, scores: Iterable[dict]) -> list[Row]:
-    """Mean F1, precision and recall: of all pages, then of each type."""
+    """Mean F1 with the half of its 95 % interval, precision and recall: of all pages, then of each type."""
     groups = defaultdict(list)
     for page in scores:
         for group in ("all", page["type"]):
@@ -138,12 +139,13 @@ def figures(extractor: str, scores: Iterable[dict]) -> list[Row]:
     for group in sorted(groups, key=lambda group: (group != "all", group)):
         some = groups[group]
         f1, precision, recall = (sum(p[k] for p in some) / len(some) for k in ("f1", "precision", "recall"))
+        half = 1.96 * statistics.stdev(page["f1"] for page in some) / len(some) ** 0.5
         rows.append(
             Row(
                 f"{extractor}: {group}",
                 round(f1, 3),
                 f"F1 of {len(some)} pages",
-                f"precision {precision:.3f}, recall {recall:.3f}",
+                f"+-{half:.3f}, precision {precision:.3f}, recall {recall:.3f}",
             )
         )
     return rows
@@ -151,8 +153,10 @@ def figures(extractor: str, scores: Iterable[dict]) -> list[Row]:
 
 def _fetched(labels: list[dict[str, str]]) -> pa.Table:
     """package, path and html of those of the labelled pages that the packages hold."""
-    file = corpora.CACHE / f"extraction-{hashlib.sha256(LABELS.read_bytes()).hexdigest()[:12]}.parquet"
+    wanted = "".join(label["package"] + label["path"] + label["sha256"] for label in labels)
+    file = corpora.CACHE / f"extraction-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}.parquet"
     if not file.exists():
+        corpora.CACHE.mkdir(exist_ok=True)
         rows = []
         for package in sorted({label["package"] for label in labels}):
             paths = [label["path"] for label in labels if label["package"] == package]
