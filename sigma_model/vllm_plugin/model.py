@@ -128,7 +128,7 @@ class SigmaAttention(nn.Module):
         """Queries of this rank's heads in K's space, [N, Q * k_head_dim]; as in sigma_model.modeling."""
         if self.augmented:
             if self.ranks > 1:
-                q_NX = tensor_model_parallel_all_gather(q_NX)
+                q_NX = tensor_model_parallel_all_gather(q_NX.contiguous())
             gate_up, _ = self.q_gate_up_proj(q_NX)
             q_NX, _ = self.q_down_proj(self.act_fn(gate_up))
             q_NX = q_NX.narrow(-1, self.rank * self.widths[0], self.widths[0])
