@@ -23,7 +23,6 @@ from vllm.distributed import (
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import (
-    ColumnParallelLinear,
     MergedColumnParallelLinear,
     RowParallelLinear,
 )
@@ -31,6 +30,7 @@ from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.rotary_embedding import get_rope
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, maybe_prefix
+from vllm.model_executor.utils import set_weight_attrs
 from vllm.sequence import IntermediateTensors
 
 from sigma_model.config import SigmaConfig
@@ -51,6 +51,22 @@ def rotary_embedding(config: SigmaConfig) -> nn.Module:
     angles = rope_angles(positions[None], config.k_head_dim, config.rope_theta)[0]
     cast(torch.Tensor, embedding.cos_sin_cache).copy_(torch.cat((angles.cos(), angles.sin()), dim=-1))
     return embedding
+
+
+class KUpMap(nn.Module):
+    """This rank's rows of the map of a narrow K up to the query's width, which is folded into the query.
+
+    No layer of vLLM's: on a CPU those pack their weight away.
+    """
+
+    def __init__(self, rows: int, k_head_dim: int, rank: int) -> None:
+        super().__init__()
+        self.first = rank * rows
+        self.weight = nn.Parameter(torch.empty(rows, k_head_dim), requires_grad=False)
+        set_weight_attrs(self.weight, {"weight_loader": self.load})
+
+    def load(self, parameter: nn.Parameter, whole: torch.Tensor) -> None:
+        parameter.data.copy_(whole.narrow(0, self.first, parameter.shape[0]))
 
 
 class SigmaAttention(nn.Module):
@@ -89,13 +105,7 @@ class SigmaAttention(nn.Module):
             self.act_fn = SiluAndMul()
         self.narrow = config.k_head_dim != config.head_dim
         if self.narrow:
-            # a holder of the weight, which is folded into q: never quantized
-            self.k_up_proj = ColumnParallelLinear(
-                config.k_head_dim,
-                config.num_k_heads * config.head_dim,
-                bias=False,
-                prefix=f"{prefix}.k_up_proj",
-            )
+            self.k_up_proj = KUpMap(self.num_k_heads * self.head_dim, self.k_head_dim, self.rank)
         self.o_proj = RowParallelLinear(
             config.num_q_heads * config.v_head_dim,
             hidden,
@@ -118,13 +128,12 @@ class SigmaAttention(nn.Module):
         """Queries of this rank's heads in K's space, [N, Q * k_head_dim]; as in sigma_model.modeling."""
         if self.augmented:
             if self.ranks > 1:
-                q_NX = tensor_model_parallel_all_gather(q_NX)
+                q_NX = tensor_model_parallel_all_gather(q_NX.contiguous())
             gate_up, _ = self.q_gate_up_proj(q_NX)
             q_NX, _ = self.q_down_proj(self.act_fn(gate_up))
             q_NX = q_NX.narrow(-1, self.rank * self.widths[0], self.widths[0])
         if self.narrow:
-            weight = cast(torch.Tensor, self.k_up_proj.weight)
-            up_KDd = weight.view(self.num_k_heads, self.head_dim, self.k_head_dim)
+            up_KDd = self.k_up_proj.weight.view(self.num_k_heads, self.head_dim, self.k_head_dim)
             q_NKGD = q_NX.unflatten(-1, (self.num_k_heads, -1, self.head_dim))
             q_NX = torch.einsum("nkgd,kde->nkge", q_NKGD, up_KDd).flatten(1)
         return q_NX.contiguous()
