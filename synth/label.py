@@ -217,9 +217,6 @@ class Label:
         }
         for name, kind in self.adds.items():
             shard = shard.append_column(name, pa.array(columns[name], pa.type_for_alias(kind)))
-        shard = shard.append_column(
-            "error", pa.array([answer.error or None for answer in asked], pa.string())
-        )
         return shard.append_column("parent_row", pa.array(list(rows), pa.int64()))
 
 
