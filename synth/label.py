@@ -27,7 +27,7 @@ class _Answer:
     grade: int | None = None
     text: str | None = None
     attempts: int = 0
-    error: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class Label:
     """Ask a model about a sample of the documents and write its answers beside them.
 
     Every row stays. ``llm_label`` is what ``train_classifier`` takes as its ``label_column``: null for
-    documents outside the sample, held-out ones, and those whose answer was no label in three attempts.
+    documents outside the sample, held-out ones, and those whose answer was no label in three attempts or
+    that the engine refused (``llm_answer`` says why).
     """
 
     stage: ClassVar[str] = "label"
@@ -192,7 +193,7 @@ class Label:
             try:
                 said = (await ask(engine, journal, request)).text
             except Refused as error:
-                return _Answer(attempts=attempt + 1, error=str(error))
+                return _Answer(text=f"refused: {error}", attempts=attempt + 1, refused=True)
             label, grade, is_answer = self.questions.read(said)
             answer = _Answer(label, grade, said, attempt + 1)
             if is_answer:
@@ -216,9 +217,6 @@ class Label:
         }
         for name, kind in self.adds.items():
             shard = shard.append_column(name, pa.array(columns[name], pa.type_for_alias(kind)))
-        shard = shard.append_column(
-            "error", pa.array([answer.error or None for answer in asked], pa.string())
-        )
         return shard.append_column("parent_row", pa.array(list(rows), pa.int64()))
 
 
@@ -231,4 +229,5 @@ def _report(answers: dict[int, _Answer]) -> dict[str, Any]:
         "labelled": dict(sorted(labels.items())),
         "grades": dict(sorted(grades.items())),
         "without_label": len(answers) - labels.total(),
+        "refused": sum(answer.refused for answer in answers.values()),
     }

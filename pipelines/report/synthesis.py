@@ -51,7 +51,8 @@ def labels(unit: Unit) -> Markup:
     report = unit.report
     text = (
         f"{unit.name} asked about {number(report['asked'])} documents in {number(report['requests'])}"
-        f" requests; {number(report['without_label'])} of them got no label."
+        f" requests; {number(report['without_label'])} of them got no label, {number(report['refused'])}"
+        " because the engine refused them."
     )
     rows = [row(label, ("#", number(n))) for label, n in report["labelled"].items()]
     rows += [row(f"grade {grade}", ("#", number(n))) for grade, n in report["grades"].items()]
