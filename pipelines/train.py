@@ -18,8 +18,9 @@ import yaml
 
 from sigma_model.shapes import read_shape
 
-ENGINE_KEYS = ("data", "output", "tokenizer", "seed", "device")
-CLOCKS = ("tokens_per_s", "data_wait")
+# init_from would be a path that no fingerprint sees
+ENGINE_KEYS = ("data", "output", "tokenizer", "seed", "device", "init_from")
+CLOCKS = ("tokens_per_s", "data_wait", "mfu")
 CHILD = "pipelines.child"
 
 
@@ -34,7 +35,7 @@ class Train:
 
     stage: ClassVar[str] = "train"
     shape: ClassVar[str] = "fit"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     determinism: ClassVar[str] = "seeded"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     inputs: ClassVar[dict[str, str]] = {"tokens": "tokens", "heldout": "tokens", "tokenizer": "artifact"}
@@ -44,13 +45,13 @@ class Train:
     model: str | dict[str, Any]
     """Model shape: a YAML file as configs/model/sigma_tiny.yaml, a row FILE:ROW, or its keys."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Any key of a training config but data, output, tokenizer, seed and device: steps,
+    """Any key of a training config but data, output, tokenizer, seed, device and init_from: steps,
     sequence_length, batch_sequences, optimizer, schedule (sigma_model/training/config.py)."""
 
     def __post_init__(self) -> None:
         taken = [key for key in ENGINE_KEYS if key in self.config]
         if taken:
-            raise ValueError(f"config.{taken[0]} is set by the engine from inputs and seed: leave it out")
+            raise ValueError(f"config.{taken[0]} is the engine's, from inputs and seed: leave it out")
         self._training_config("tokens", "heldout", "tokenizer", "out", 0)
         self.model_keys()
 

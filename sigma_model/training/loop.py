@@ -358,6 +358,7 @@ class _Run:
             "mfu": round(self._mfu(speed), 4) if self.peak else None,
             "train_fingerprint": self.loader.fingerprint,
             "device": kind,
+            "peak_device_bytes": torch.cuda.max_memory_allocated() if kind == "cuda" else None,
             "ranks": self.world.size,
             "attention": choose_backend(
                 config.attention, shape.k_head_dim, shape.v_head_dim, kind, dtype
