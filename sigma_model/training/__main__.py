@@ -62,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sigma_model.training",
         description="Train a Sigma on token shards. The same command again goes on from the last checkpoint.",
-        epilog="example: python -m sigma_model.training configs/train/sigma_1_5b.yaml "
+        epilog="Under torchrun every rank runs it. "
+        "Exit codes: 0 done, 2 config, 4 disk full, 5 diverged, 130 stopped. "
+        "example: python -m sigma_model.training configs/train/sigma_1_5b.yaml "
         "--set steps=1000 --set optimizer.learning_rate=2e-4",
     )
     parser.add_argument("config", help="YAML file; configs/train/ holds examples")

@@ -211,6 +211,7 @@ def test_the_loss_holds_one_chunk_of_logits(record_property: Any) -> None:
     assert wide > 2 * many, "the chunk must decide"
     record_property(
         "figure",
-        f"vocabulary 128,256, chunk of 128 tokens = {chunk_mib:.0f} MiB of logits: peak {few:.0f} MiB with 512 "
-        f"tokens, {many:.0f} with 2,048 (all logits: {2048 / 128 * chunk_mib:.0f}); chunk of 512: {wide:.0f}",
+        f"vocabulary 128,256, chunk of 128 tokens = {chunk_mib:.0f} MiB of logits: peak {few:.0f} MiB with "
+        f"512 tokens, {many:.0f} with 2,048 (all logits: {2048 / 128 * chunk_mib:.0f}); with a chunk of "
+        f"512: {wide:.0f}",
     )
