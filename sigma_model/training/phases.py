@@ -53,6 +53,11 @@ class Phase:
         batch = self.stages[stage][1]
         return self._first_sequence[stage] + (step - self._first_step[stage]) * batch, batch
 
+    def step_of(self, sequence: int) -> int:
+        """The step of the phase's sequence ``sequence``."""
+        stage = int(np.searchsorted(self._first_sequence, sequence, side="right")) - 1
+        return self._first_step[stage] + (sequence - self._first_sequence[stage]) // self.stages[stage][1]
+
 
 def stages_of(
     sequence_length: int, batch_sequences: int, ramp: list[tuple[float, int]], tokens: float | None,
