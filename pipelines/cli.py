@@ -293,6 +293,35 @@ def export(
 
 
 @app.command()
+def data(
+    config: Annotated[Path, typer.Argument(help="The training config, a YAML file.")],
+    sequence: Annotated[
+        int | None, typer.Option(help="Show this sequence of the run, counted from 0, and its documents.")
+    ] = None,
+    whole: Annotated[bool, typer.Option(help="With --sequence: all of its text.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value: steps=100.")] = None,
+) -> None:
+    """What a training run reads: datasets, phases and epochs; or one of its sequences.
+
+    Examples:
+
+        corpusmill data configs/train/sigma_phases.yaml
+
+        corpusmill data configs/train/sigma_phases.yaml --sequence 123456
+    """
+    from pipelines.training_data import read_order, show_plan, show_sequence
+
+    try:
+        settings, order = read_order(config, set_ or [])
+        if sequence is None:
+            show_plan(settings, order, console)
+        else:
+            show_sequence(settings, order, sequence, whole, console)
+    except ValueError as error:
+        raise _stop(error) from None
+
+
+@app.command()
 def params(
     config: Annotated[str, typer.Argument(help="A model's YAML file, or FILE:ROW of a file of rows.")],
     vocab_size: Annotated[
