@@ -257,10 +257,12 @@ def train(
         from pipelines.ray_train import read_workers, train_on_ray
 
         try:
-            code = train_on_ray(config, set_ or [], read_workers(workers), ray_address)
+            code, why = train_on_ray(config, set_ or [], read_workers(workers), ray_address)
         except (ValueError, ConnectionError) as error:
             raise _stop(error) from None
-        raise typer.Exit(code)
+        except RuntimeError as error:
+            raise _stop(error, 3) from None
+        raise _stop(why, code) if code else typer.Exit()
     command = [sys.executable, "-m", "sigma_model.training", str(config)]
     for setting in set_ or []:
         command += ["--set", setting]
