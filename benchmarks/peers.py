@@ -42,6 +42,8 @@ ENVIRONMENTS = {
         "lxml_html_clean",
         "Resiliparse==2.0.1",
     ),
+    # a training loader
+    "loader": ("datasets==5.2.0",),
 }
 _THREADS = (
     "RAYON_NUM_THREADS",

@@ -18,8 +18,9 @@ import yaml
 
 from sigma_model.shapes import read_shape
 
-ENGINE_KEYS = ("data", "output", "tokenizer", "init_from", "seed", "device")
-CLOCKS = ("tokens_per_s", "data_wait")
+# init_from would be a path that no fingerprint sees
+ENGINE_KEYS = ("data", "output", "tokenizer", "seed", "device", "init_from")
+CLOCKS = ("tokens_per_s", "data_wait", "mfu")
 CHILD = "pipelines.child"
 
 
@@ -36,7 +37,7 @@ class Train:
 
     stage: ClassVar[str] = "train"
     shape: ClassVar[str] = "fit"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     determinism: ClassVar[str] = "seeded"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     inputs: ClassVar[dict[str, str]] = {
@@ -53,13 +54,13 @@ class Train:
     model: str | dict[str, Any]
     """Model shape: a YAML file as configs/model/sigma_tiny.yaml, a row FILE:ROW, or its keys."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Any key of a training config but data, output, tokenizer, init_from, seed and device: steps,
+    """Any key of a training config but data, output, tokenizer, seed, device and init_from: steps,
     sequence_length, batch_sequences, optimizer, schedule (sigma_model/training/config.py)."""
 
     def __post_init__(self) -> None:
         taken = [key for key in ENGINE_KEYS if key in self.config]
         if taken:
-            raise ValueError(f"config.{taken[0]} is set by the engine from inputs and seed: leave it out")
+            raise ValueError(f"config.{taken[0]} is the engine's, from inputs and seed: leave it out")
         self._training_config(["tokens"], "heldout", "tokenizer", None, "out", 0)
         self.model_keys()
 

@@ -284,6 +284,7 @@ class SigmaForCausalLM(SigmaPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         segment_ids: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, S, N]; the other arguments are those of SigmaModel.
@@ -292,7 +293,9 @@ class SigmaForCausalLM(SigmaPreTrainedModel, GenerationMixin):
         -100 where nothing is asked; the loss is the mean in nats. ``logits_to_keep``: only the
         last so many positions.
         """
-        outputs = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache, segment_ids)
+        outputs = self.model(
+            input_ids, attention_mask, position_ids, past_key_values, use_cache, segment_ids, cu_seqlens
+        )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits_BSN = self.lm_head(outputs.last_hidden_state[:, keep])
         loss = None

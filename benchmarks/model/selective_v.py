@@ -73,11 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     corpus = documentation()
-    config = SigmaConfig(vocab_size=corpus.vocab_size, **SHAPE)
     selective = SelectiveV()
     BACKENDS[selective.name] = selective
     red, losses, masses = [], {}, {}
     for seed in range(options.seeds):
+        # of its own: the scores below change its backend, and the next seed trains with the model's
+        config = SigmaConfig(vocab_size=corpus.vocab_size, **SHAPE)
         model = train(config, corpus, steps=options.steps, length=LENGTH, batch=options.batch, seed=seed)
 
         def score(model=model) -> float:  # type: ignore[no-untyped-def]

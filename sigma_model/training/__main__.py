@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -16,34 +17,43 @@ SECONDS_BETWEEN_LINES = 3.0
 
 
 class PlainProgress:
-    """A line every few seconds, and one for every evaluation."""
+    """A line every few seconds, and one for every evaluation; on a terminal the last line is live."""
 
     def __init__(self) -> None:
+        self.live = sys.stdout.isatty()
         self.first: tuple[float, int] | None = None
         self.printed = 0.0
 
     def __call__(self, row: dict[str, Any]) -> None:
         now = time.monotonic()
         self.first = self.first or (now, row["step"])
-        last = row["step"] == row["steps"]
-        if "heldout_loss" not in row and not last and now - self.printed < SECONDS_BETWEEN_LINES:
+        keep = "heldout_loss" in row or row["step"] == row["steps"]
+        pause = SECONDS_BETWEEN_LINES / (10 if self.live else 1)
+        if not keep and now - self.printed < pause:
             return
         self.printed = now
         text = f"step {row['step']}/{row['steps']}"
         if row.get("loss") is not None:
             text += f"  loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
+        if row.get("mfu") is not None:
+            text += f"  MFU {row['mfu']:.1%}"
+        if row.get("skipped"):
+            text += "  skipped"
         if row.get("heldout_loss") is not None:
             text += f"  held-out {row['heldout_loss']:.4f}"
         done = row["step"] - self.first[1]
         if done:
             left = (now - self.first[0]) / done * (row["steps"] - row["step"])
             text += f"  {left:.0f} s left"
-        print(text, flush=True)
+        if self.live:
+            # the line before may have been longer
+            text = f"\x1b[2K{text}"
+        print(text, end="\n" if keep or not self.live else "\r", flush=True)
 
 
 def print_json(row: dict[str, Any]) -> None:
     """One JSON object a step, for a parent process."""
-    keys = ("step", "steps", "loss", "heldout_loss", "tokens_per_s")
+    keys = ("step", "steps", "loss", "heldout_loss", "tokens_per_s", "skipped")
     print(json.dumps({key: row[key] for key in keys if key in row}), flush=True)
 
 
@@ -52,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sigma_model.training",
         description="Train a Sigma on token shards. The same command again goes on from the last checkpoint.",
-        epilog="example: python -m sigma_model.training configs/train/sigma_1_5b.yaml "
+        epilog="Under torchrun every rank runs it. "
+        "Exit codes: 0 done, 2 config, 4 disk full, 5 diverged, 130 stopped. "
+        "example: python -m sigma_model.training configs/train/sigma_1_5b.yaml "
         "--set steps=1000 --set optimizer.learning_rate=2e-4",
     )
     parser.add_argument("config", help="YAML file; configs/train/ holds examples")
@@ -93,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: no room in {config.output}: {error}; free some and run the same command "
               "again", file=sys.stderr)  # fmt: skip
         return DISK_FULL
-    if options.progress == "plain":
+    if options.progress == "plain" and os.environ.get("RANK", "0") == "0":
         print(json.dumps(report, indent=1))
     return DONE
 

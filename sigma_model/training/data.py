@@ -84,7 +84,7 @@ class TokenDataset:
                         "shard: tokenize the dataset again"
                     )
                 chunks = file.read_row_group(int(self.group_index[group]), columns=[name]).column(name).chunks
-        except (OSError, IndexError) as error:  # pyarrow's own errors are OSError or ValueError
+        except (OSError, IndexError, pa.ArrowException) as error:
             raise ValueError(
                 f"{self._where(group)} cannot be read ({error}): the shard has changed or is gone; restore "
                 "the file or tokenize the dataset again"

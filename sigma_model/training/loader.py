@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import torch
 
 from sigma_model.training.config import TrainConfig
 from sigma_model.training.order import Order, fingerprint, in_short, open_train, what_changed
-from sigma_model.training.sequences import Arrays, PackedSequences
+from sigma_model.training.sequences import BYTES_PER_POSITION, Arrays, PackedSequences
 
 SHORT_DOCUMENT = 16
 
@@ -100,6 +101,7 @@ class Loader:
         self._progress = [_Progress() for _ in self.order.phases]
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._reader: _Reader | None = None
+        self._buffers: list[np.ndarray] = []
 
     @property
     def num_tokens(self) -> int:
@@ -199,29 +201,31 @@ class Loader:
         mine = slice(self.rank * share, (self.rank + 1) * share)
         rows = np.full(count, -1)
         rows[mine] = np.arange(share)
-        pinned = self._copies is not None
-        shape = share, config.sequence_length
-        tensors = {
-            "input_ids": torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
-            "labels": torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
-            "position_ids": torch.empty(shape, dtype=torch.int32, pin_memory=pinned),
-        }
-        arrays = Arrays(**{name: tensor.numpy() for name, tensor in tensors.items()})
+        memory = self._memory(share * config.sequence_length * BYTES_PER_POSITION)
+        arrays = Arrays.over(memory.numpy(), config.sequence_length)
         tokens = {}
-        for source in np.unique(sources):
+        for source in range(len(self.sources)):
             here = np.flatnonzero(sources == source)
-            counts = self.order.streams[source].fill(numbers[here], rows[here], arrays)
-            tokens[self.sources[source]] = int(counts.sum())
+            if len(here):
+                counts = self.order.streams[source].fill(numbers[here], rows[here], arrays)
+                tokens[self.sources[source]] = int(counts.sum())
         micro = config.micro_batch_sequences or share
+        bounds = None
         if config.data.document_masking:
             bounds = torch.from_numpy(document_bounds(arrays.position_ids, micro))
-            tensors["cu_seqlens"] = bounds.pin_memory() if pinned else bounds
-        moved, copied = self._to_device(tensors)
+        copied = None
+        if self._copies is not None:
+            with torch.cuda.stream(self._copies):
+                memory = memory.to(self.device, non_blocking=True)
+                if bounds is not None:
+                    bounds = bounds.pin_memory().to(self.device, non_blocking=True)
+                copied = self._copies.record_event()
+        half = 8 * share * config.sequence_length
         batch = Batch(
-            input_ids=moved["input_ids"],
-            labels=moved["labels"],
-            position_ids=moved["position_ids"],
-            cu_seqlens=moved.get("cu_seqlens"),
+            input_ids=memory[:half].view(torch.int64).view(share, -1),
+            labels=memory[half : 2 * half].view(torch.int64).view(share, -1),
+            position_ids=memory[2 * half :].view(torch.int32).view(share, -1),
+            cu_seqlens=bounds,
             sequence_numbers=self.order.first_sequence[number] + first + np.arange(count)[mine],
             source_ids=sources[mine],
             source_tokens=tokens,
@@ -231,12 +235,19 @@ class Loader:
         )
         return batch, copied
 
-    def _to_device(self, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any]:
-        if self._copies is None:
-            return tensors, None
-        with torch.cuda.stream(self._copies):
-            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
-            return moved, self._copies.record_event()
+    def _memory(self, size: int) -> torch.Tensor:
+        """uint8 [size] that no batch lives in any more: new memory costs more than filling it."""
+        if self._copies is not None:
+            # torch keeps a store of pinned memory, and knows when a copy out of it is done
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        for memory in self._buffers:
+            # a tensor over it counts; the list, the loop and the call are the other three
+            if len(memory) == size and sys.getrefcount(memory) == 3:
+                break
+        else:
+            memory = np.empty(size, np.uint8)
+            self._buffers = [other for other in self._buffers if len(other) == size] + [memory]
+        return torch.from_numpy(memory)
 
 
 @dataclass

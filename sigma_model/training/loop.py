@@ -92,8 +92,7 @@ def train(config: TrainConfig, progress: Progress = lambda row: None) -> dict[st
         torch.set_num_threads(config.threads)
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(join_world(config))
-        if world.rank == 0:
-            stack.enter_context(only_run(output))
+        world.together(lambda: world.rank or stack.enter_context(only_run(output)))
         stopped = stack.enter_context(stop_on_signal())
         run = _Run(config, output, world)
         try:
@@ -109,17 +108,7 @@ class _Run:
         self.config = config
         self.output = output
         self.world = world
-        self.loader = Loader(config, world.data_size, world.data_rank, device=world.device)
-        self.heldout = HeldOut(config, self.loader.datasets, world)
-        # they share a tokenizer
-        self.shape = _model_config(config, next(iter(self.loader.datasets.values())))
-        check_tensor_parallel(self.shape, config.parallel.tensor_parallel)
-        torch.manual_seed(config.seed)
-        if config.init_from:
-            self.model = read_model(config.init_from, self.shape)
-        else:
-            self.model = SigmaForCausalLM(self.shape)
-        self.model.set_attn_implementation(config.attention)
+        world.together(self._open)
         if world.mesh is None or world.tensor_parallel > 1:
             # FSDP moves block by block: a rank never holds all
             self.model.to(world.device)  # type: ignore[arg-type]
@@ -134,6 +123,21 @@ class _Run:
         self.flops_per_token = training_flops_per_token(self.shape, config.sequence_length)
         self._waiting: _Taken | None = None
         self._clock = 0.0
+
+    def _open(self) -> None:
+        """Data and model: what is wrong with them, one rank may see alone."""
+        config, world = self.config, self.world
+        self.loader = Loader(config, world.data_size, world.data_rank, device=world.device)
+        self.heldout = HeldOut(config, self.loader.datasets, world)
+        # they share a tokenizer
+        self.shape = _model_config(config, next(iter(self.loader.datasets.values())))
+        check_tensor_parallel(self.shape, config.parallel.tensor_parallel)
+        torch.manual_seed(config.seed)
+        if config.init_from:
+            self.model = read_model(config.init_from, self.shape)
+        else:
+            self.model = SigmaForCausalLM(self.shape)
+        self.model.set_attn_implementation(config.attention)
 
     def close(self) -> None:
         """End the threads and close the files."""
@@ -358,6 +362,7 @@ class _Run:
             "mfu": round(self._mfu(speed), 4) if self.peak else None,
             "train_fingerprint": self.loader.fingerprint,
             "device": kind,
+            "peak_device_bytes": torch.cuda.max_memory_allocated() if kind == "cuda" else None,
             "ranks": self.world.size,
             "attention": choose_backend(
                 config.attention, shape.k_head_dim, shape.v_head_dim, kind, dtype

@@ -10,8 +10,9 @@ import contextlib
 import datetime
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,7 @@ from sigma_model.config import SigmaConfig
 from sigma_model.modeling import SigmaForCausalLM
 from sigma_model.training.config import ParallelConfig, TrainConfig
 
+Result = TypeVar("Result")
 # a rank that waits longer waits for a dead one
 TIMEOUT = datetime.timedelta(minutes=10)
 
@@ -83,13 +85,21 @@ class World:
             sums /= self.tensor_parallel
         return sums
 
-    def gather(self, item: object) -> list:
-        """Every rank's item, in their order."""
-        if self.control is None:
-            return [item]
-        items: list = [None] * self.size
-        dist.all_gather_object(items, item, group=self.control)
-        return items
+    def together(self, work: Callable[[], Result]) -> Result:
+        """``work()`` of this rank; where it raises ValueError or OSError on one, all raise it: none waits."""
+        error: Exception | None = None
+        try:
+            result = work()
+        except (ValueError, OSError) as caught:
+            error = caught
+        errors: list[Exception | None] = [error]
+        if self.control is not None:
+            errors = [None] * self.size
+            dist.all_gather_object(errors, error, group=self.control)
+        for found in errors:
+            if found is not None:
+                raise found
+        return result
 
 
 @contextlib.contextmanager

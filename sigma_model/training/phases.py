@@ -8,12 +8,12 @@ import json
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
-ROUNDS = 64
+BLOCK = 4096  # sequences whose datasets are drawn at once
 LONGEST_ROUND = 10_000
 
 
@@ -52,6 +52,11 @@ class Phase:
         stage = int(np.searchsorted(self._first_step, step, side="right")) - 1
         batch = self.stages[stage][1]
         return self._first_sequence[stage] + (step - self._first_step[stage]) * batch, batch
+
+    def step_of(self, sequence: int) -> int:
+        """The step of the phase's sequence ``sequence``."""
+        stage = int(np.searchsorted(self._first_sequence, sequence, side="right")) - 1
+        return self._first_step[stage] + (sequence - self._first_sequence[stage]) // self.stages[stage][1]
 
 
 def stages_of(
@@ -92,40 +97,37 @@ class Mixture:
         """Sequences that each dataset gives to a round, int64 [datasets]."""
         if self.shares.sum() > LONGEST_ROUND:
             raise ValueError(f"weights {weights} repeat only after {self.shares.sum()} sequences; round them")
+        self._size = int(self.shares.sum())
+        self._rounds = max(1, BLOCK // self._size)
         self._identity = identity
+        self._block = lru_cache(maxsize=4)(self._make_block)
 
     def take(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Of sequences first .. first + count - 1: the dataset of each, int64 [count], and which of the
         dataset's sequences in this phase it is, int64 [count]."""
-        size = int(self.shares.sum())
-        begin, end = first // size, -(-(first + count) // size)
-        rounds = [self._rounds(block) for block in range(begin // ROUNDS, -(-end // ROUNDS))]
-        origin = begin // ROUNDS * ROUNDS * size
-        sources = (
-            np.concatenate(rounds)[first - origin : first - origin + count]
-            if count
-            else np.empty(0, np.int64)
-        )
+        length = self._rounds * self._size
+        blocks = range(first // length, -(-(first + count) // length))
+        if not blocks:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        begin = first - blocks[0] * length
+        sources = np.concatenate([self._block(block) for block in blocks])[begin : begin + count]
         numbers = np.empty(count, np.int64)
-        before = self.counts(first)
-        for source in range(len(self.shares)):
-            mine = np.flatnonzero(sources == source)
-            numbers[mine] = before[source] + np.arange(len(mine))
+        for source, before in enumerate(self.counts(first)):
+            mine = sources == source
+            numbers[mine] = before + np.arange(np.count_nonzero(mine))
         return sources, numbers
 
     def counts(self, sequences: int) -> np.ndarray:
         """How many of the first ``sequences`` come from each dataset, int64 [datasets]."""
-        size = int(self.shares.sum())
-        rounds, rest = divmod(sequences, size)
-        block, row = divmod(rounds, ROUNDS)
-        part = self._rounds(block)[row * size : row * size + rest]
+        rounds, rest = divmod(sequences, self._size)
+        block, row = divmod(rounds, self._rounds)
+        part = self._block(block)[row * self._size :][:rest]
         return rounds * self.shares + np.bincount(part, minlength=len(self.shares))
 
-    def _rounds(self, block: int) -> np.ndarray:
-        """The datasets of ROUNDS rounds, one after the other, int64 [ROUNDS * size]."""
-        size = int(self.shares.sum())
-        words = random_words(ROUNDS * size, *self._identity, block).reshape(ROUNDS, size)
-        order = np.argsort(words, axis=1, kind="stable")
+    def _make_block(self, block: int) -> np.ndarray:
+        """The datasets of some rounds, one after the other, int64 [rounds * size]."""
+        words = random_words(self._rounds * self._size, *self._identity, block)
+        order = np.argsort(words.reshape(self._rounds, self._size), axis=1, kind="stable")
         return np.repeat(np.arange(len(self.shares)), self.shares)[order].ravel()
 
 

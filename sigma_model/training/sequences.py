@@ -22,6 +22,7 @@ from sigma_model.training.packing import Pieces, fill, num_sequences, pack
 from sigma_model.training.phases import random_words
 
 KEPT_WINDOWS = 2
+BYTES_PER_POSITION = 8 + 8 + 4
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,14 @@ class Arrays:
     """int32; restarts with each document under document masking, and with the padding."""
 
     @staticmethod
-    def empty(batch: int, length: int) -> Arrays:
-        """New ones that hold nothing yet."""
-        shape = batch, length
-        return Arrays(np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape, np.int32))
+    def over(memory: np.ndarray, length: int) -> Arrays:
+        """Arrays of so many positions a row over uint8 [batch * length * BYTES_PER_POSITION]."""
+        count = len(memory) // BYTES_PER_POSITION
+        return Arrays(
+            memory[: 8 * count].view(np.int64).reshape(-1, length),
+            memory[8 * count : 16 * count].view(np.int64).reshape(-1, length),
+            memory[16 * count :].view(np.int32).reshape(-1, length),
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ class PackedSequences:
 
     def batch(self, first: int, count: int) -> Arrays:
         """Sequences first .. first + count - 1."""
-        out = Arrays.empty(count, self.sequence_length)
+        memory = np.empty(count * self.sequence_length * BYTES_PER_POSITION, np.uint8)
+        out = Arrays.over(memory, self.sequence_length)
         self.fill(first + np.arange(count), np.arange(count), out)
         return out
 

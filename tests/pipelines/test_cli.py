@@ -21,7 +21,8 @@ def corpusmill(*args: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "status", "report", "trace", "stages", "schema", "gc", "train", "params"]
+    "command",
+    ["run", "status", "report", "trace", "stages", "schema", "gc", "train", "data", "export", "params"],
 )
 def test_help_has_an_example(command: str) -> None:
     code, said = corpusmill(command, "--help")

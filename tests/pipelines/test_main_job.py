@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from frozen import write_frozen_dag, write_warcs
 from toy_runs import manifests, run
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.gc import garbage
 from pipelines.storage import Folder
 from pipelines.trace import trace_run
@@ -107,3 +110,34 @@ def test_gc_finds_only_what_nobody_needs(job: Path) -> None:
     assert {info.path for info in garbage(Folder(dataset), younger=0)} - between == {str(left)}
     assert garbage(Folder(dataset)) == [], "a young file may still get its commit"
     left.unlink()
+
+
+def test_a_training_sequence_leads_to_its_pages(job: Path, tmp_path: Path) -> None:
+    links = json.loads((job / "links.json").read_text())
+    store = Path(json.loads((job / "run.json").read_text())["store"])
+    config = tmp_path / "train.yaml"
+    config.write_text(
+        json.dumps({
+            "model": "configs/model/sigma_tiny.yaml", "output": "out", "sequence_length": 256,
+            "tokenizer": str(next((store / links["tokenizer"]["dataset"]).glob("data/*"))),
+            "data": {"packing": "best_fit",
+                     "train": {name: [str(store / links[name]["dataset"])] for name in ("tokens", "heldout")},
+                     "phases": [{"name": "both", "weights": {"tokens": 3, "heldout": 1}, "steps": 9}]},
+        })
+    )  # fmt: skip
+    plan = CliRunner().invoke(app, ["data", str(config)])
+    assert plan.exit_code == 0, plan.output
+    assert "75.0%" in plan.output and "25.0%" in plan.output and f"{9 * 8 * 256:,}" in plan.output
+    texts = {row["id"]: row["text"] for row in _rows(job, "classified")}
+    found = []
+    for number in range(4):
+        shown = CliRunner().invoke(app, ["data", str(config), "--sequence", str(number), "--whole"])
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.startswith(f"sequence {number}: phase 'both', step 1; ")
+        found += re.findall(r"document ([0-9a-f]{32}), tokens 0 to \d+\n(.{40})", shown.output, re.DOTALL)
+    assert found
+    for doc_id, text in found:
+        assert texts[doc_id].startswith(text)
+    assert "page  " in trace_run(job, found[0][0])
+    beyond = CliRunner().invoke(app, ["data", str(config), "--sequence", "999"])
+    assert beyond.exit_code == 2

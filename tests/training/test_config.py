@@ -11,9 +11,14 @@ from sigma_model.training.config import build_config, read_config
 LEAST = {"model": "m.yaml", "data": {"train": ["t"]}, "output": "o"}
 
 
-def test_the_shipped_example_is_valid() -> None:
-    config = read_config(Path(__file__).parents[2] / "configs" / "train" / "sigma_1_5b.yaml")
-    assert config.optimizer.learning_rate == 4e-4
+EXAMPLES = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_shipped_examples_are_valid(path: Path) -> None:
+    config = read_config(path)
+    if path.stem == "sigma_1_5b":
+        assert (config.optimizer.learning_rate, config.guard.spike_sigma) == (4e-4, 6.0)
 
 
 def test_overrides_take_yaml_values(tmp_path: Path) -> None:
@@ -42,6 +47,10 @@ def test_overrides_take_yaml_values(tmp_path: Path) -> None:
         ({"steps": 3, "schedule": {"warmup_steps": 4}}, "schedule.warmup_steps = 4 is above steps"),
         ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate = -1"),
         ({"optimizer": 3}, "optimizer must be a mapping"),
+        ({"parallel": {"tensor_paralel": 2}}, "did you mean parallel.tensor_parallel"),
+        ({"parallel": {"dp_replicate": 0}}, "parallel.dp_replicate = 0 must be at least 1"),
+        ({"guard": {"spike_sigma": -1}}, "guard.spike_sigma = -1.0 must be above 0"),
+        ({"trackers": ["comet"]}, r"must be one of \['tensorboard', 'wandb'\]"),
     ],
 )
 def test_a_wrong_value_names_the_key(values: dict, message: str) -> None:

@@ -13,59 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
+from toy_training import MODEL, REPOSITORY, counting, curve, metrics
 from transformers import AutoModelForCausalLM
 
 from sigma_model.training.config import build_config
 from sigma_model.training.loop import Interrupted, train
 
-REPOSITORY = Path(__file__).parents[2]
 WriteDataset = Callable[..., Path]
-MODEL = {
-    "vocab_size": None, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_q_heads": 8, "num_k_heads": 2, "num_v_heads": 4, "head_dim": 8, "aug_q_dim": 40,
-    "rope_theta": 1000.0, "max_position_embeddings": 64, "initializer_range": 0.1,
-}  # fmt: skip
-
-
-def _counting(count: int, seed: int) -> list[list[int]]:
-    """Documents that count upwards from somewhere: easy to learn."""
-    starts = np.random.default_rng(seed).integers(0, 60, count)
-    return [[(start + i) % 60 + 1 for i in range(30)] for start in starts.tolist()]
-
-
-@pytest.fixture
-def values(write_dataset: WriteDataset, tmp_path: Path) -> dict[str, Any]:
-    """A small but whole training config."""
-    return {
-        "model": MODEL,
-        "data": {
-            "train": [str(write_dataset("train", _counting(60, 0)))],
-            "heldout": [str(write_dataset("heldout", _counting(8, 1)))],
-            "window_tokens": 500,
-        },
-        "sequence_length": 32, "batch_sequences": 4, "steps": 24, "seed": 3, "threads": 1,
-        "optimizer": {"learning_rate": 0.01}, "schedule": {"warmup_steps": 4},
-        "eval_interval": 12, "eval_sequences": 4, "checkpoint_interval": 4,
-        "output": str(tmp_path / "run"),
-    }  # fmt: skip
 
 
 def _run(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return train(build_config({**values, **changes}))
 
 
-def _metrics(folder: str | Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-
-
-def _curve(folder: str | Path) -> list[tuple[Any, ...]]:
-    """What must be bitwise equal: all but times."""
-    keys = ("step", "loss", "heldout_loss", "lr", "grad_norm", "tokens")
-    return [tuple(row.get(key) for key in keys) for row in _metrics(folder)]
+def _notes(folder: str | Path) -> list[str]:
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [row["note"] for row in map(json.loads, lines) if "note" in row]
 
 
 def test_it_learns_reports_and_exports(values: dict[str, Any]) -> None:
@@ -73,11 +39,11 @@ def test_it_learns_reports_and_exports(values: dict[str, Any]) -> None:
     report = train(build_config({**values, "steps": 60, "data": values["data"]}), rows.append)
     assert report["final_heldout_loss"] < 0.75 * report["initial_heldout_loss"]
     assert report["heldout_loss_drop"] > 0.25 and report["tokens_seen"] > 0
-    metrics = _metrics(values["output"])
-    assert [row["step"] for row in metrics] == list(range(61))
-    assert [row["step"] for row in metrics if "heldout_loss" in row] == [0, 12, 24, 36, 48, 60]
+    lines = metrics(values["output"])
+    assert [row["step"] for row in lines] == list(range(61))
+    assert [row["step"] for row in lines if "heldout_loss" in row] == [0, 12, 24, 36, 48, 60]
     assert [row["step"] for row in rows] == list(range(61))
-    assert {"loss", "lr", "grad_norm", "tokens", "tokens_per_s", "data_wait"} <= set(metrics[1])
+    assert {"loss", "lr", "grad_norm", "tokens", "tokens_per_s", "data_wait"} <= set(lines[1])
     folder = Path(values["output"]) / "model"
     assert {"config.json", "model.safetensors", "generation_config.json"} <= {
         path.name for path in folder.iterdir()
@@ -97,7 +63,7 @@ def test_accumulated_gradients_weigh_tokens_alike(values: dict[str, Any], maskin
     output = values["output"]
     _run(values, data=data, steps=6, z_loss=1e-3)
     _run(values, data=data, steps=6, z_loss=1e-3, micro_batch_sequences=1, output=output + "-micro")
-    whole, parts = _metrics(output), _metrics(output + "-micro")
+    whole, parts = metrics(output), metrics(output + "-micro")
     for one, other in zip(whole[1:], parts[1:], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
@@ -133,7 +99,7 @@ def test_a_killed_run_goes_on_bitwise(values: dict[str, Any], tmp_path: Path) ->
     steps: list[int] = []
     train(build_config(values), lambda row: steps.append(row["step"]))
     assert steps[0] > 1, "it began again instead of going on"
-    assert _curve(values["output"]) == _curve(tmp_path / "unbroken")
+    assert curve(values["output"]) == curve(tmp_path / "unbroken")
     weights = [tmp_path / name / "model" / "model.safetensors" for name in ("run", "unbroken")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
@@ -149,7 +115,7 @@ def test_a_stopped_run_keeps_its_last_step(values: dict[str, Any], tmp_path: Pat
         train(build_config(values), stop_at_ten)
     assert (Path(values["output"]) / "checkpoints" / "step_00000010" / "_COMPLETE").is_file()
     _run(values)
-    assert _curve(values["output"]) == _curve(tmp_path / "unbroken")
+    assert curve(values["output"]) == curve(tmp_path / "unbroken")
 
 
 def test_damaged_and_unfinished_checkpoints_are_passed_over(values: dict[str, Any], tmp_path: Path) -> None:
@@ -161,14 +127,14 @@ def test_damaged_and_unfinished_checkpoints_are_passed_over(values: dict[str, An
     tensors = bytearray(shard.read_bytes())
     tensors[len(tensors) // 2] ^= 1
     shard.write_bytes(tensors)
-    before = _curve(unbroken)
+    before = curve(unbroken)
     (unbroken / "metrics.jsonl").write_text((unbroken / "metrics.jsonl").read_text() + '{"step": 25, "los')
     first: list[int] = []
     train(build_config({**values, "output": str(unbroken)}), lambda row: first.append(row["step"]))
     assert first[0] == 17
-    notes = [row["note"] for row in _metrics(unbroken) if "note" in row]
+    notes = _notes(unbroken)
     assert len(notes) == 1 and "step_00000020 is damaged" in notes[0]
-    assert [row for row in _curve(unbroken) if row[1] or row[2]] == before
+    assert [row for row in curve(unbroken) if row[1] or row[2]] == before
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(values: dict[str, Any]) -> None:
@@ -213,7 +179,7 @@ def test_other_data_under_the_same_config_is_refused(
     values: dict[str, Any], write_dataset: WriteDataset
 ) -> None:
     _run(values, steps=4)
-    other = {**values["data"], "train": [str(write_dataset("other", _counting(60, 7)))]}
+    other = {**values["data"], "train": [str(write_dataset("other", counting(60, 7)))]}
     with pytest.raises(ValueError, match="trained on other data"):
         _run(values, steps=4, data=other)
 
