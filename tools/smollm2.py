@@ -28,7 +28,7 @@ def fetch(packages: Path) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Weights, config and tokenizer of a GGUF as a Hugging Face folder; config.json, which makes it one, last."""
+    """A GGUF as a Hugging Face folder: tokenizer, weights, and last config.json, which makes it one."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -53,8 +53,8 @@ def main(folder: Path) -> None:
         return
     packages = folder / "packages"
     if str(packages) not in sys.path:
+        fetch(packages)
         # transformers looks for gguf when it is imported
-        gguf = fetch(packages)
         path = os.pathsep.join([str(packages), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, __file__, str(folder)]
         raise SystemExit(subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode)
