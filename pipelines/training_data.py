@@ -105,7 +105,8 @@ def _tokenizer(config: TrainConfig, made_by: str) -> Tokenizer | None:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != made_by:
         raise ValueError(
-            f"{path} has sha256 {found[:12]}, the tokens were made by {made_by[:12]}; give the tokenizer that made them"
+            f"{path} has sha256 {found[:12]}, the tokens were made by {made_by[:12]}; give the "
+            "tokenizer that made them"
         )
     return Tokenizer.from_file(str(path))
 
