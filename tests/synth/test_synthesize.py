@@ -107,7 +107,8 @@ def test_killed_and_resumed(local_ray: int, tmp_path: Path, victim: str) -> None
     assert sum(count > 1 for count in answered.values()) <= 5
     report = manifests(tmp_path / "run")["new"]["report"]
     assert report["answers_from_journal"] >= len(before)
-    assert {row["parents"][0] for row in rows(tmp_path / "run", "new")} == {
+    new = [row for role in ("shards", "dropped") for row in rows(tmp_path / "run", "new", role)]
+    assert {row["parents"][0] for row in new} == {
         row["id"] for row in rows(tmp_path / "run", "docs")
     }
 
