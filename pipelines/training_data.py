@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def show_sequence(config: TrainConfig, order: Order, number: int, whole: bool, c
         f"sequence {number:,}: phase {order.phases[phase].name!r}, step {before + step + 1:,}; "
         f"{order.sources[source]}, {of_epoch}",
     )
-    tokenizer = _tokenizer(config)
+    tokenizer = _tokenizer(config, stream.dataset.tokenizer_hash)
     tokens, at = stream.batch(place, 1).input_ids[0], 0
     for doc_id, first, count in stream.documents(place):
         _say(console, f"\n{at:>6}  document {doc_id}, tokens {first:,} to {first + count - 1:,}")
@@ -93,13 +94,19 @@ def _text(tokens: np.ndarray, tokenizer: Tokenizer | None, whole: bool) -> str:
     return f"{text[:EXCERPT]} [...] {text[-EXCERPT:]}".replace("\n", "⏎")
 
 
-def _tokenizer(config: TrainConfig) -> Tokenizer | None:
+def _tokenizer(config: TrainConfig, made_by: str) -> Tokenizer | None:
     if config.tokenizer is None:
         return None
     path = Path(config.tokenizer) / "tokenizer.json"
     if not path.is_file():
         raise ValueError(
             f"tokenizer = {config.tokenizer} holds no tokenizer.json; leave it out to see token ids"
+        )
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != made_by:
+        raise ValueError(
+            f"{path} has sha256 {found[:12]}, the tokens were made by {made_by[:12]}; give the "
+            "tokenizer that made them"
         )
     return Tokenizer.from_file(str(path))
 

@@ -15,6 +15,7 @@ import torch
 
 from sigma_model.training.config import TrainConfig
 from sigma_model.training.order import Order, fingerprint, in_short, open_train, what_changed
+from sigma_model.training.phases import Phase
 from sigma_model.training.sequences import BYTES_PER_POSITION, Arrays, PackedSequences
 
 SHORT_DOCUMENT = 16
@@ -48,7 +49,6 @@ class Batch:
     """Name of the phase."""
     step: int
     """The step, counted over the whole run from 0."""
-
     micro: int
     """Sequences of one forward pass."""
 
@@ -89,6 +89,8 @@ class Loader:
         self.world_size = world_size
         self.rank = rank
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.prefetch = prefetch
         # one rank's look at every file is enough
         self.datasets = open_train(config.data, check=rank == 0)
@@ -97,7 +99,10 @@ class Loader:
         """Names of the datasets, in the order of ``Batch.source_ids``."""
         self.notes: list[str] = []
         """What load_state found changed and accepted."""
-        _check_ranks(config, self.order, world_size)
+        self._check_sequences()
+        # the end of the run; the rest when it is known where the run stands, as it may have grown since
+        last = self.order.phases[-1]
+        self._check_batch(last, last.stages[-1][1])
         self._progress = [_Progress() for _ in self.order.phases]
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._reader: _Reader | None = None
@@ -119,7 +124,11 @@ class Loader:
     def __next__(self) -> Batch:
         """The next batch. Raises what the background thread ran into."""
         if self._reader is None:
-            self._reader = _Reader(self._batches(*self._position()), self.prefetch)
+            number, step = self._position()
+            for phase in self.order.phases[number:]:
+                for batch in phase.batches_from(step if phase is self.order.phases[number] else 0):
+                    self._check_batch(phase, batch)
+            self._reader = _Reader(self._batches(number, step), self.prefetch)
         batch, copied = self._reader.next()
         if copied is not None:
             stream = torch.cuda.current_stream(self.device)
@@ -189,6 +198,9 @@ class Loader:
 
     def _batches(self, number: int, step: int) -> Iterator[tuple[Batch, Any]]:
         """All batches from a phase's step on, with the event that says when each is on the device."""
+        if self._copies is not None:
+            # a thread begins on GPU 0
+            torch.cuda.set_device(self.device)
         for phase in range(number, len(self.order.phases)):
             for at in range(step if phase == number else 0, self.order.phases[phase].steps):
                 yield self._batch(phase, at)
@@ -234,6 +246,29 @@ class Loader:
             micro=micro,
         )
         return batch, copied
+
+    def _check_sequences(self) -> None:
+        sequences = sum(stream.sequences_in_epoch(0) for stream in self.order.streams)
+        if sequences < self.world_size:
+            raise ValueError(
+                f"data.train holds {sequences} sequences of {self.config.sequence_length}, fewer than the "
+                f"{self.world_size} ranks; lower sequence_length, add data or use fewer ranks"
+            )
+
+    def _check_batch(self, phase: Phase, batch: int) -> None:
+        ranks, micro = self.world_size, self.config.micro_batch_sequences
+        if batch < ranks:
+            raise ValueError(
+                f"phase {phase.name!r}: a step has {batch} sequences, fewer than the {ranks} ranks; raise "
+                "batch_sequences or use fewer ranks"
+            )
+        unit = ranks * (micro or 1)
+        if batch % unit:
+            raise ValueError(
+                f"phase {phase.name!r}: a step of {batch} sequences does not divide over {ranks} ranks"
+                f"{f' in micro-batches of {micro}' if micro else ''}; make batch_sequences a "
+                f"multiple of {unit}, or change the number of ranks"
+            )
 
     def _memory(self, size: int) -> torch.Tensor:
         """uint8 [size] that no batch lives in any more: new memory costs more than filling it."""
@@ -329,27 +364,3 @@ def document_bounds(position_ids: np.ndarray, micro: int) -> np.ndarray:
     for row, found in zip(bounds, starts, strict=True):
         row[: len(found)] = found
     return bounds
-
-
-def _check_ranks(config: TrainConfig, order: Order, world_size: int) -> None:
-    micro = config.micro_batch_sequences
-    unit = world_size * (micro or 1)
-    for phase in order.phases:
-        for _, batch in phase.stages:
-            if batch < world_size:
-                raise ValueError(
-                    f"phase {phase.name!r}: a step has {batch} sequences, fewer than the {world_size} ranks; "
-                    "raise batch_sequences or use fewer ranks"
-                )
-            if batch % unit:
-                raise ValueError(
-                    f"phase {phase.name!r}: a step of {batch} sequences does not divide over {world_size} "
-                    f"ranks{f' in micro-batches of {micro}' if micro else ''}; make batch_sequences a "
-                    f"multiple of {unit}, or change the number of ranks"
-                )
-    sequences = sum(stream.sequences_in_epoch(0) for stream in order.streams)
-    if sequences < world_size:
-        raise ValueError(
-            f"data.train holds {sequences} sequences of {config.sequence_length}, fewer than the "
-            f"{world_size} ranks; lower sequence_length, add data or use fewer ranks"
-        )

@@ -53,6 +53,12 @@ class Phase:
         batch = self.stages[stage][1]
         return self._first_sequence[stage] + (step - self._first_step[stage]) * batch, batch
 
+    def batches_from(self, step: int) -> list[int]:
+        """Sequences of a step of the stages that step ``step`` and those after it lie in."""
+        return [
+            batch for (_, batch), end in zip(self.stages, self._first_step[1:], strict=True) if end > step
+        ]
+
     def step_of(self, sequence: int) -> int:
         """The step of the phase's sequence ``sequence``."""
         stage = int(np.searchsorted(self._first_sequence, sequence, side="right")) - 1

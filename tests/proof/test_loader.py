@@ -125,7 +125,7 @@ def test_kills(tmp_path: Path, record_property: Any) -> None:
     assert found == expected and state == end
     record_property(
         "figure",
-        f"{kills} kills on 1, 2 or 4 ranks, {len(places)} steps done for {len(found)}: the "
+        f"{kills} kills on 1, 2 or 4 ranks, after {len(places)} steps together: the "
         f"{sum(len(numbers) for numbers, _ in found):,} sequences of the unbroken run, in its order, with "
         "its bytes, over two epochs and a phase change",
     )

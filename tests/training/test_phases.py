@@ -42,6 +42,7 @@ def test_a_step_knows_its_sequences() -> None:
     phase = Phase(name="p", weights={"a": 1}, stages=((3, 4), (2, 8)))
     assert [phase.span(step) for step in range(6)] == [(0, 4), (4, 4), (8, 4), (12, 8), (20, 8), (28, 0)]
     assert (phase.steps, phase.sequences) == (5, 28)
+    assert [phase.batches_from(step) for step in (0, 2, 3, 4, 5)] == [[4, 8], [4, 8], [8], [8], []]
     assert [phase.step_of(number) for number in (0, 3, 4, 11, 12, 19, 20, 27)] == [0, 0, 1, 2, 3, 3, 4, 4]
 
 
