@@ -374,11 +374,14 @@ class _Run:
 
     def _finish(self, report: dict[str, Any], report_path: Path) -> None:
         """Hugging Face folder, then report.json: with the report, the model is whole."""
-        if self.world.rank == 0:
-            path = self.output / "checkpoints" / f"step_{self.counters.step:08d}"
-            write_model(path, self._checked_config(), self.output / "model")
-            report_path.write_text(json.dumps(report, indent=1) + "\n")
-        self.world.any(False)
+
+        def write() -> None:
+            if self.world.rank == 0:
+                path = self.output / "checkpoints" / f"step_{self.counters.step:08d}"
+                write_model(path, self._checked_config(), self.output / "model")
+                report_path.write_text(json.dumps(report, indent=1) + "\n")
+
+        self.world.together(write)
 
 
 def _to_host(figures: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
