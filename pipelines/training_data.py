@@ -81,7 +81,8 @@ def show_sequence(config: TrainConfig, order: Order, number: int, whole: bool, c
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    # as it is: print would expand tabs
+    console.out(text, highlight=False)
 
 
 def _text(tokens: np.ndarray, tokenizer: Tokenizer | None, whole: bool) -> str:

@@ -137,7 +137,8 @@ def read_records(path: Path) -> Iterator[Record]:
     if path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:5] == b"WARC/":
+        # a damaged .gz may begin so, too: its other members are still whole
+        if data[:5] == b"WARC/" and path.suffix != ".gz":
             yield from _parse(data[:], None)
             return
         for offset, member, error in _members(data):

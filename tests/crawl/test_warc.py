@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.warc import PartWriter, Record, count_records, read_records, read_rows, warc_name
@@ -112,6 +112,7 @@ def test_a_record_cut_short_in_a_plain_file(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.binary(max_size=40)), min_size=1, max_size=4))
+@example([(0, b"WARC/")])
 def test_no_damage_raises(tmp_path_factory, patches):
     path = tmp_path_factory.mktemp("damage") / "a.warc.gz"
     written = write(path, 4)

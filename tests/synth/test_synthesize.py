@@ -108,9 +108,7 @@ def test_killed_and_resumed(local_ray: int, tmp_path: Path, victim: str) -> None
     report = manifests(tmp_path / "run")["new"]["report"]
     assert report["answers_from_journal"] >= len(before)
     new = [row for role in ("shards", "dropped") for row in rows(tmp_path / "run", "new", role)]
-    assert {row["parents"][0] for row in new} == {
-        row["id"] for row in rows(tmp_path / "run", "docs")
-    }
+    assert {row["parents"][0] for row in new} == {row["id"] for row in rows(tmp_path / "run", "docs")}
 
 
 def test_who_is_left_out(local_ray: int, tmp_path: Path) -> None:
