@@ -81,8 +81,8 @@ def show_sequence(config: TrainConfig, order: Order, number: int, whole: bool, c
 
 
 def _say(console: Console, text: str) -> None:
-    # as it is: print would expand tabs
-    console.out(text, highlight=False)
+    # as it is: the console would expand tabs
+    print(text, file=console.file)
 
 
 def _text(tokens: np.ndarray, tokenizer: Tokenizer | None, whole: bool) -> str:
