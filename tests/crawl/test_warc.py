@@ -122,7 +122,7 @@ def test_no_damage_raises(tmp_path_factory, patches):
         for at, patch in patches:
             at %= len(data)
             touched[at : at + len(patch)] = patch[: len(data) - at]
-        broken = path.with_name(f"b{plain}")
+        broken = path.with_name("b.warc" if plain else "b.warc.gz")
         broken.write_bytes(touched)
         rows = list(read_rows(broken))
         assert count_records(broken) == len(rows)
