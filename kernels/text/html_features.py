@@ -10,7 +10,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from kernels.text.html_names import ARIA_HIDDEN, HASH_START, HASH_STEP, HIDDEN, NUM_WORDS, TAG_FLAGS, TAGS, word_of
+from kernels.text.html_names import (
+    ARIA_HIDDEN,
+    HASH_START,
+    HASH_STEP,
+    HIDDEN,
+    NUM_WORDS,
+    TAG_FLAGS,
+    TAGS,
+    word_of,
+)
 from kernels.text.html_tokens import (
     AT,
     DEPTH,
@@ -42,26 +51,29 @@ _FLAG_NAMES = ("nav", "footer", "main", "article", "form", "table")
 _FLAG_BITS = np.array([TAG_FLAGS[TAGS[name]] for name in _FLAG_NAMES] + [HIDDEN | ARIA_HIDDEN])
 
 FEATURES = (
-    *"words chars link_share links images sentences commas duplicate tag inner_tag depth".split(),
+    *("words", "chars", "link_share", "links", "images", "sentences", "commas", "duplicate", "tag"),
+    *("inner_tag", "depth"),
     *(f"in_{name}" for name in (*_FLAG_NAMES, "hidden")),
-    *"block_share words_before bytes_before since_heading words_since_heading since_h1 words_since_h1".split(),
-    *"chain chain_to_best chain_to_mean inner element parent lowest highest".split(),
+    *("block_share", "words_before", "bytes_before", "since_heading", "words_since_heading"),
+    *("since_h1", "words_since_h1"),
+    *("chain", "chain_to_best", "chain_to_mean", "inner", "element", "parent", "lowest", "highest"),
     *(
         f"container{n}_{what}"
         for n in range(1, _CONTAINERS + 1)
-        for what in "share link_share blocks words_a_block sentences chain".split()
+        for what in ("share", "link_share", "blocks", "words_a_block", "sentences", "chain")
     ),
-    *"same_path same_path_words same_path_links same_element same_container same_container2".split(),
-    *(f"beside{n:+d}_{what}" for n in _NEIGHBOURS for what in "words link_share chain text tag".split()),
-    *(f"around{n}_{what}" for n in _WINDOWS for what in "words link_share chain text".split()),
-    *"text heading_text heading_chain".split(),
+    *("same_path", "same_path_words", "same_path_links"),
+    *("same_element", "same_container", "same_container2"),
     *(
-        f"page_{what}"
-        for what in (
-            "blocks words link_share text_share elements main article p li td images sentences chain "
-            "best_chain headings tiny"
-        ).split()
+        f"beside{n:+d}_{what}"
+        for n in _NEIGHBOURS
+        for what in ("words", "link_share", "chain", "text", "tag")
     ),
+    *(f"around{n}_{what}" for n in _WINDOWS for what in ("words", "link_share", "chain", "text")),
+    *("text", "heading_text", "heading_chain"),
+    *("page_blocks", "page_words", "page_link_share", "page_text_share", "page_elements", "page_main"),
+    *("page_article", "page_p", "page_li", "page_td", "page_images", "page_sentences", "page_chain"),
+    *("page_best_chain", "page_headings", "page_tiny"),
 )
 NUM_FEATURES = len(FEATURES)
 
@@ -128,7 +140,13 @@ def describe(text, blocks, text_table, statistics):
         for k in range(count):
             total += text_table[ids[k]]
         row = statistics[b]
-        row[WORDS], row[CHARS], row[SENTENCES], row[COMMAS], row[HASH] = words, chars, sentences, commas, np.int64(key)
+        row[WORDS], row[CHARS], row[SENTENCES], row[COMMAS], row[HASH] = (
+            words,
+            chars,
+            sentences,
+            commas,
+            np.int64(key),
+        )
         row[SCORE] = np.int64(total * 256 / np.sqrt(max(count, 1)))
 
 
@@ -224,9 +242,16 @@ def page_totals(elements, blocks, statistics, scores, size):
     of_page[0], of_page[1] = num_blocks, all_words
     of_page[2], of_page[3] = _share(totals[0, _T_LINKS], all_chars), _share(all_chars, size)
     of_page[4] = num_elements
-    of_page[5], of_page[6], of_page[7] = _share(in_main, all_words), _share(in_article, all_words), _share(in_p, all_words)
+    of_page[5], of_page[6], of_page[7] = (
+        _share(in_main, all_words),
+        _share(in_article, all_words),
+        _share(in_p, all_words),
+    )
     of_page[8], of_page[9], of_page[10] = _share(in_li, all_words), _share(in_td, all_words), images
-    of_page[11], of_page[12] = _share(totals[0, _T_SENTENCES], all_words), _share(before[num_blocks, 3], all_words)
+    of_page[11], of_page[12] = (
+        _share(totals[0, _T_SENTENCES], all_words),
+        _share(before[num_blocks, 3], all_words),
+    )
     of_page[13] = best
     of_page[14], of_page[15] = _share(headings, num_blocks), _share(tiny, num_blocks)
     return totals, before, same, paths, wider, duplicate, of_page
@@ -276,7 +301,10 @@ def block_features(elements, blocks, statistics, scores, shared, size, first, la
         container = c
         for _ in range(_CONTAINERS):
             total = totals[c]
-            out[k, j], out[k + 1, j] = _share(total[_T_WORDS], all_words), _share(total[_T_LINKS], total[_T_CHARS])
+            out[k, j], out[k + 1, j] = (
+                _share(total[_T_WORDS], all_words),
+                _share(total[_T_LINKS], total[_T_CHARS]),
+            )
             out[k + 2, j], out[k + 3, j] = total[_T_BLOCKS], _share(total[_T_WORDS], total[_T_BLOCKS])
             out[k + 4, j], out[k + 5, j] = _share(total[_T_SENTENCES], total[_T_WORDS]), scores[c, 1]
             c = wider[c]

@@ -23,16 +23,15 @@ _NAMES = (
     "dd table thead tbody tfoot tr td th caption form fieldset legend button label select option textarea "
     "figure figcaption blockquote pre details summary dialog address hr br center menu a code span img time "
     "input noscript script style svg template iframe title meta link"
-).split()
-TAGS = {name: number for number, name in enumerate(_NAMES)}
-_VOID, _FORMAT = len(_NAMES), len(_NAMES) + 1
-NUM_TAGS = len(_NAMES) + 2
-for _name in "area base col embed param source track wbr frame".split():
-    TAGS[_name] = _VOID
-for _name in (
-    "b i em strong u s small big font sub sup abbr cite q mark ins del kbd samp var tt bdi bdo nobr strike dfn"
-).split():
-    TAGS[_name] = _FORMAT
+)
+_OTHER_VOID = "area base col embed param source track wbr frame"
+_FORMATS = (
+    "b i em strong u s small big font sub sup abbr cite q mark ins del kbd samp var tt bdi bdo nobr "
+    "strike dfn"
+)
+TAGS = {name: number for number, name in enumerate(_NAMES.split())}
+NUM_TAGS = len(TAGS) + 2
+TAGS |= dict.fromkeys(_OTHER_VOID.split(), NUM_TAGS - 2) | dict.fromkeys(_FORMATS.split(), NUM_TAGS - 1)
 
 
 def _is(names: str) -> np.ndarray:
@@ -46,8 +45,9 @@ def _bits(names: str) -> np.uint64:
 
 
 # text before and after these is not of one line
-BLOCK_TAGS = _is(" ".join(_NAMES[1 : TAGS["menu"] + 1] + ["noscript"]))
-BLOCK_TAGS[TAGS["br"]] = False
+BLOCK_TAGS = np.arange(NUM_TAGS) <= TAGS["menu"]
+BLOCK_TAGS[[TAGS["?"], TAGS["br"]]] = False
+BLOCK_TAGS[TAGS["noscript"]] = True
 VOID_TAGS = _is("hr br img input meta link area")
 # their content is no markup
 RAW_TAGS = _is("script style svg template iframe title textarea")
@@ -75,16 +75,16 @@ END_STOPS = _bits("table td th body caption")
 TABLE_PARTS = _is("table thead tbody tfoot tr td th caption")
 
 # bits of an element's flags, and of all that it holds
-ANCESTORS = (
+_ANCESTORS = (
     "nav header footer aside main article section form table li pre h1 h2 figure button label dialog "
     "details blockquote dl a select noscript"
-).split()
+)
 TAG_FLAGS = np.zeros(NUM_TAGS, np.int64)
-for _bit, _name in enumerate(ANCESTORS):
+for _bit, _name in enumerate(_ANCESTORS.split()):
     TAG_FLAGS[TAGS[_name]] = 1 << _bit
 for _name in ("h3", "h4", "h5", "h6"):
     TAG_FLAGS[TAGS[_name]] = TAG_FLAGS[TAGS["h2"]]
-HIDDEN, ARIA_HIDDEN = 1 << len(ANCESTORS), 2 << len(ANCESTORS)
+HIDDEN, ARIA_HIDDEN = 1 << 24, 1 << 25
 
 # what a page says about itself: kinds of marks, and the names that <meta> has for them
 (
@@ -100,7 +100,7 @@ HIDDEN, ARIA_HIDDEN = 1 << len(ANCESTORS), 2 << len(ANCESTORS)
     PUBLISHED_TIME,
 ) = range(10)
 NUM_MARKS = 10
-_META_NAMES = {
+META_NAMES = {
     "robots": ROBOTS,
     "tdm-reservation": RESERVATION,
     "article:published_time": PUBLISHED,
@@ -108,6 +108,31 @@ _META_NAMES = {
     "datepublished": PUBLISHED,
     "citation_publication_date": PUBLISHED,
     "dc.date.issued": PUBLISHED,
+}
+
+
+# attributes that tell something
+(CLASS, ID, HIDDEN_ATTRIBUTE, ARIA_ATTRIBUTE, STYLE, REL, HREF, NAME, CONTENT, TYPE, LANG, DATETIME) = range(
+    12
+)
+ATTRIBUTES = {
+    "class": CLASS,
+    "id": ID,
+    "role": ID,
+    "aria-label": ID,
+    "itemtype": ID,
+    "hidden": HIDDEN_ATTRIBUTE,
+    "aria-hidden": ARIA_ATTRIBUTE,
+    "style": STYLE,
+    "rel": REL,
+    "href": HREF,
+    "name": NAME,
+    "property": NAME,
+    "itemprop": NAME,
+    "content": CONTENT,
+    "type": TYPE,
+    "lang": LANG,
+    "datetime": DATETIME,
 }
 
 
@@ -140,7 +165,8 @@ def _table(items: Iterable[tuple[str, int]], size: int) -> tuple[np.ndarray, np.
 
 
 TAG_KEYS, TAG_VALUES = _table(((name, tag) for name, tag in TAGS.items() if tag), 1024)
-META_KEYS, META_VALUES = _table(_META_NAMES.items(), 64)
+META_KEYS, META_VALUES = _table(META_NAMES.items(), 64)
+ATTRIBUTE_KEYS, ATTRIBUTE_VALUES = _table(ATTRIBUTES.items(), 128)
 # "amp;" and, where the standard knows it without its semicolon, "amp": the first code point, and the
 # second one times 2^21
 ENTITY_KEYS, ENTITY_VALUES = _table(

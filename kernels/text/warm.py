@@ -11,7 +11,6 @@ from kernels.text.buffers import text_buffers
 from kernels.text.hashing import content_hashes
 from kernels.text.lines import unit_hashes, without_units
 from kernels.text.lsh import cluster_bands, cluster_equal, forest_edges, merge_forests
-from kernels.text.markup import scan_markup
 from kernels.text.minhash import band_hashes, band_signatures, signatures
 from kernels.text.overlap import build_index, find_items, find_ngrams, word_span
 from kernels.text.pii import find_pii
@@ -24,7 +23,6 @@ def warm() -> None:
     text_statistics(column)
     find_pii(column)
     warm_encoder().encode(column)
-    scan_markup(b"<p>text</p>")
     data, offsets = text_buffers(column)
     content_hashes(data, offsets)
     hashes, _ = unit_hashes(column, "line", 1)

@@ -23,15 +23,29 @@ def decode_page(body: bytes, content_type: str) -> tuple[str, str]:
 
     The encoding: byte order mark, HTTP header, <meta>, valid UTF-8, then a guess; ``content_type`` is
     the whole header value. The order is that of the HTML standard; a label that no one knows counts
-    as absent.
+    as absent, and so does one that the bytes break where another reads them all.
     """
-    encoding = _declared(body, content_type)
-    if encoding is None:
-        try:
-            return body.decode("utf-8"), "utf-8"
-        except UnicodeDecodeError:
-            encoding = detect_encoding(body) or "windows-1252"
+    declared = _declared(body, content_type)
+    for encoding in (
+        declared,
+        "utf-8",
+        detect_encoding(body) if declared is None or declared == "utf-8" else None,
+    ):
+        if encoding is not None:
+            try:
+                return body.decode(encoding).removeprefix("\ufeff"), encoding
+            except UnicodeDecodeError:
+                pass
+    encoding = declared or detect_encoding(body) or "windows-1252"
     return decode(body, encoding), encoding
+
+
+def utf8_page(body: bytes, content_type: str) -> tuple[bytes, str]:
+    """The page in UTF-8, and the encoding it came in, as of :func:`decode_page`."""
+    text, encoding = decode_page(body, content_type)
+    if encoding == "utf-8" and "\ufffd" not in text:
+        return body.removeprefix(codecs.BOM_UTF8), encoding
+    return text.encode("utf-8", "replace"), encoding
 
 
 def decode(body: bytes, encoding: str) -> str:
