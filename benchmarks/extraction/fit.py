@@ -25,6 +25,7 @@ from kernels.text.html_features import (
 )
 from kernels.text.html_names import NUM_WORDS
 from kernels.text.html_tokens import END, INNER, PARENT, START, TAG, WORDS_FROM, WORDS_TO, Workspace
+from kernels.text.html_trees import ALL_LEAVES, LEAF_SCALE, NUM_LEAVES
 
 # a word counts when pages of as many sites have it
 CLASS_SITES, TEXT_SITES = 3, 5
@@ -206,3 +207,45 @@ def _text_epoch(text, elements, words, blocks, is_main, importance, known, weigh
             if known[ids[k]]:
                 squares[ids[k]] += slope * slope
                 weights[ids[k]] -= rate * slope / np.sqrt(squares[ids[k]])
+
+
+def flatten(model: dict) -> dict[str, np.ndarray]:
+    """LightGBM's trees (``dump_model()``) as the arrays of kernels.text.html_trees."""
+    trees = [tree["tree_structure"] for tree in model["tree_info"]]
+    tests = max(_count(tree) for tree in trees)
+    shape = len(trees), tests
+    features_of = np.zeros(shape, np.int32)
+    thresholds = np.full(shape, np.inf, np.float32)
+    masks = np.full(shape, ALL_LEAVES, np.uint32)
+    leaves = np.zeros((len(trees), NUM_LEAVES), np.int64)
+    for t, tree in enumerate(trees):
+        rows: list[tuple[int, float, int]] = []
+        values: list[float] = []
+        _walk(tree, rows, values)
+        for k, (feature, threshold, mask) in enumerate(rows):
+            features_of[t, k], thresholds[t, k], masks[t, k] = feature, _below(threshold), mask
+        leaves[t, : len(values)] = np.rint(np.array(values) * LEAF_SCALE)
+    return {"features": features_of, "thresholds": thresholds, "masks": masks, "leaves": leaves}
+
+
+def _count(node: dict) -> int:
+    return 1 + _count(node["left_child"]) + _count(node["right_child"]) if "split_feature" in node else 0
+
+
+def _walk(node: dict, rows: list[tuple[int, float, int]], values: list[float]) -> None:
+    """Leaves from left to right; of each test the leaves that are left where it fails."""
+    if "split_feature" not in node:
+        values.append(node["leaf_value"])
+        return
+    assert node["decision_type"] == "<=" and len(values) < NUM_LEAVES
+    first = len(values)
+    _walk(node["left_child"], rows, values)
+    lost = (1 << len(values)) - (1 << first)
+    rows.append((node["split_feature"], node["threshold"], int(ALL_LEAVES) & ~lost))
+    _walk(node["right_child"], rows, values)
+
+
+def _below(threshold: float) -> np.float32:
+    """The largest float32 that is no more: a float32 is over one where it is over the other."""
+    near = np.float32(threshold)
+    return np.nextafter(near, np.float32(-np.inf)) if float(near) > threshold else near

@@ -32,7 +32,7 @@ from kernels.text.html_trees import add_trees, cut, levels
 _CHUNK, _SKEW = 256, 16
 _KEY = "corpusmill_extractor"
 # under this expected F1 a page has no main content
-_NOTHING = 0.2
+NOTHING = 0.2
 
 
 class ModelError(ValueError):
@@ -66,7 +66,7 @@ def classify(text, elements, words, blocks, size, tables, trees, keep):
         levels(raw, last - first, block_levels[first:last])
     weights = np.maximum(statistics[:, WORDS], 1)
     lowest, expected = cut(block_levels, weights)
-    if expected >= _NOTHING:
+    if expected >= NOTHING:
         for b in range(count):
             keep[b] = block_levels[b] >= lowest
     return expected

@@ -16,6 +16,7 @@ from numba import njit
 from kernels.text.simd import trailing_zeros
 
 LEAF_SCALE = 1 << 16
+NUM_LEAVES = 32
 ALL_LEAVES = np.uint32(0xFFFFFFFF)
 # a score's place in _PROBABILITY: 64 steps a unit, from -8 to 8
 _STEPS, _REACH = 64, 8
