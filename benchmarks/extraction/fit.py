@@ -13,6 +13,7 @@ from numba import njit
 from benchmarks.extraction.labels import label_blocks
 from benchmarks.extraction.score import words
 from kernels.text.html_features import (
+    NEAR,
     NUM_FEATURES,
     NUM_STATISTICS,
     TAG_WORDS,
@@ -108,7 +109,7 @@ def features(page: Page, tables: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndar
     """float32 [blocks, NUM_FEATURES] of a page, and the statistics of its blocks."""
     n = len(page.blocks)
     statistics = np.zeros((n, NUM_STATISTICS), np.int64)
-    scores = np.zeros((len(page.elements), 4), np.int32)
+    scores = np.zeros((len(page.elements), 7), np.int32)
     out = np.zeros((NUM_FEATURES, max(n, 1)), np.float32)
     describe(page.text, page.blocks, tables[1], statistics)
     element_scores(page.elements, page.words, tables[0], scores)
@@ -171,8 +172,9 @@ def _class_epoch(text, elements, words, blocks, is_main, importance, known, weig
         if importance[b] <= 0:
             continue
         e = blocks[b, INNER]
-        n = 0
+        n = first = 0
         total = np.float32(0)
+        above = 0
         while n < 4000:
             ids[n] = TAG_WORDS + elements[e, TAG]
             n += 1
@@ -180,9 +182,15 @@ def _class_epoch(text, elements, words, blocks, is_main, importance, known, weig
                 if known[words[k]]:
                     ids[n] = words[k]
                     n += 1
+            if above < 2:
+                for k in range(n - 1, first - 1, -1):
+                    ids[n] = ids[k] ^ NEAR
+                    n += 1
             if e == 0:
                 break
             e = elements[e, PARENT]
+            above += 1
+            first = n
         for k in range(n):
             total += weights[ids[k]]
         slope = np.float32((1 / (1 + np.exp(-total)) - is_main[b]) * importance[b])

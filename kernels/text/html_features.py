@@ -18,6 +18,7 @@ from kernels.text.html_names import (
     NUM_WORDS,
     TAG_FLAGS,
     TAGS,
+    word_id,
     word_of,
 )
 from kernels.text.html_tokens import (
@@ -42,6 +43,8 @@ FEATURE_VERSION = 1
 WORD_SCALE = 32
 # a tag's own place in the table of class words
 TAG_WORDS = NUM_WORDS - 128
+# ... and of a word of the element or the one around it that a block begins in: its bits turned
+NEAR = 0x15555
 # bytes of a block that its text score looks at
 _READ = 400
 _CONTAINERS = 5
@@ -49,6 +52,29 @@ _WINDOWS = (4, 10)
 _NEIGHBOURS = (-1, 1)
 _FLAG_NAMES = ("nav", "footer", "main", "article", "form", "table")
 _FLAG_BITS = np.array([TAG_FLAGS[TAGS[name]] for name in _FLAG_NAMES] + [HIDDEN | ARIA_HIDDEN])
+
+# subjects of class words: how much of a page lies under each tells what kind of page it is
+_SUBJECT_NAMES = (
+    "comment comments commentlist disqus|reply replies response answer|post posts entry|"
+    "thread topic message messages forum|review reviews rating|related recommended recommend similar more|"
+    "product products pdp|price prices cart|card cards tile item grid|sidebar widget aside rail|"
+    "description desc summary excerpt|share social follow|newsletter subscribe signup login|"
+    "modal popup cookie consent overlay|faq accordion|testimonial testimonials quote|author byline bio meta|"
+    "breadcrumb breadcrumbs crumb|tags tag category categories|filter filters facet sort|"
+    "hero banner cta promo|tab tabs panel|title heading headline|body content text"
+)
+_SUBJECTS = [names.split() for names in _SUBJECT_NAMES.split("|")]
+NUM_SUBJECTS = len(_SUBJECTS)
+_SUBJECT_SLOTS = 512
+_SUBJECT_WORDS = np.full(_SUBJECT_SLOTS, -1, np.int64)
+_SUBJECT_BITS = np.zeros(_SUBJECT_SLOTS, np.int64)
+for _number, _names in enumerate(_SUBJECTS):
+    for _name in _names:
+        _word = word_id(_name)
+        _at = _word % _SUBJECT_SLOTS
+        while _SUBJECT_WORDS[_at] >= 0:
+            _at = (_at + 1) % _SUBJECT_SLOTS
+        _SUBJECT_WORDS[_at], _SUBJECT_BITS[_at] = _word, 1 << _number
 
 FEATURES = (
     *("words", "chars", "link_share", "links", "images", "sentences", "commas", "duplicate", "tag"),
@@ -62,7 +88,7 @@ FEATURES = (
         for n in range(1, _CONTAINERS + 1)
         for what in ("share", "link_share", "blocks", "words_a_block", "sentences", "chain")
     ),
-    *("same_path", "same_path_words", "same_path_links"),
+    *("same_path", "same_path_words", "same_path_links", "same_path_text"),
     *("same_element", "same_container", "same_container2"),
     *(
         f"beside{n:+d}_{what}"
@@ -74,6 +100,7 @@ FEATURES = (
     *("page_blocks", "page_words", "page_link_share", "page_text_share", "page_elements", "page_main"),
     *("page_article", "page_p", "page_li", "page_td", "page_images", "page_sentences", "page_chain"),
     *("page_best_chain", "page_headings", "page_tiny"),
+    *(f"page_{names[0]}" for names in _SUBJECTS),
 )
 NUM_FEATURES = len(FEATURES)
 
@@ -152,19 +179,34 @@ def describe(text, blocks, text_table, statistics):
 
 @njit(nogil=True, cache=True)
 def element_scores(elements, words, class_table, scores):
-    """int32 [n, 4]: of each element the score of its tag and class words, the sum over all that it lies
-    in and itself, the lowest and the highest of these."""
+    """int32 [n, 7]: of each element the score of its tag and class words, the sum over all that it lies
+    in and itself, the lowest and the highest of these; what its words say of what lies right in it, the
+    sum of the scores, of these, and its subjects."""
     for e in range(len(elements)):
         own = np.int32(class_table[TAG_WORDS + elements[e, TAG]])
+        near = np.int32(class_table[(TAG_WORDS + elements[e, TAG]) ^ NEAR])
+        subjects = np.int32(0)
         for k in range(elements[e, WORDS_FROM], elements[e, WORDS_TO]):
-            own += class_table[words[k]]
+            word = np.int64(words[k])
+            own += class_table[word]
+            near += class_table[word ^ NEAR]
+            at = word % _SUBJECT_SLOTS
+            while _SUBJECT_WORDS[at] >= 0:
+                if _SUBJECT_WORDS[at] == word:
+                    subjects |= np.int32(_SUBJECT_BITS[at])
+                at = (at + 1) % _SUBJECT_SLOTS
+        row = scores[e]
+        row[0], row[4] = own, near
         if e:
             above = scores[elements[e, PARENT]]
-            scores[e, 1] = above[1] + own
-            scores[e, 2], scores[e, 3] = min(above[2], own), max(above[3], own)
+            row[5] = above[5] + own
+            row[1] = row[5] + near + above[4]
+            row[2], row[3] = min(above[2], own), max(above[3], own)
+            row[6] = subjects | above[6]
         else:
-            scores[e, 1] = scores[e, 2] = scores[e, 3] = own
-        scores[e, 0] = own
+            row[5] = row[2] = row[3] = own
+            row[1] = own + near
+            row[6] = subjects
 
 
 @njit(nogil=True, cache=True)
@@ -183,9 +225,10 @@ def page_totals(elements, blocks, statistics, scores, size):
     totals = np.zeros((num_elements, 5), np.int64)
     # sums of the blocks before each: words, bytes, of links, words times chain, text score
     before = np.zeros((num_blocks + 1, 5), np.int64)
-    same = np.zeros((_PATHS, 3), np.int64)
+    same = np.zeros((_PATHS, 4), np.int64)
     paths = np.zeros(_PATHS, np.int32)
-    of_page = np.zeros(16, np.float32)
+    of_page = np.zeros(16 + NUM_SUBJECTS, np.float32)
+    subjects = np.zeros(NUM_SUBJECTS, np.int64)
     in_main = in_article = in_p = in_li = in_td = images = headings = tiny = 0
     best = -(1 << 30)
     capacity = 16
@@ -223,6 +266,10 @@ def page_totals(elements, blocks, statistics, scores, size):
         same[path, 0] += 1
         same[path, 1] += words
         same[path, 2] += blocks[b, LINK_BYTES]
+        same[path, 3] += statistics[b, SCORE]
+        if scores[inner, 6]:
+            for subject in range(NUM_SUBJECTS):
+                subjects[subject] += words * (scores[inner, 6] >> subject & 1)
         if words:
             key = statistics[b, HASH] | 1
             at = np.int64(np.uint64(key) >> np.uint64(20)) & (capacity - 1)
@@ -254,6 +301,8 @@ def page_totals(elements, blocks, statistics, scores, size):
     )
     of_page[13] = best
     of_page[14], of_page[15] = _share(headings, num_blocks), _share(tiny, num_blocks)
+    for subject in range(NUM_SUBJECTS):
+        of_page[16 + subject] = _share(subjects[subject], all_words)
     return totals, before, same, paths, wider, duplicate, of_page
 
 
@@ -311,10 +360,14 @@ def block_features(elements, blocks, statistics, scores, shared, size, first, la
             k += 6
         path = elements[e, PATH] & (_PATHS - 1)
         out[k, j], out[k + 1, j] = same[path, 0], _share(same[path, 1], all_words)
-        out[k + 2, j], out[k + 3, j] = _share(same[path, 2], same[path, 1]), paths[path]
-        out[k + 4, j] = paths[elements[container, PATH] & (_PATHS - 1)]
-        out[k + 5, j] = paths[elements[wider[container], PATH] & (_PATHS - 1)]
-        k += 6
+        out[k + 2, j], out[k + 3, j] = (
+            _share(same[path, 2], same[path, 1]),
+            _share(same[path, 3], same[path, 0]),
+        )
+        out[k + 4, j] = paths[path]
+        out[k + 5, j] = paths[elements[container, PATH] & (_PATHS - 1)]
+        out[k + 6, j] = paths[elements[wider[container], PATH] & (_PATHS - 1)]
+        k += 7
         for d in _NEIGHBOURS:
             y = b + d
             if 0 <= y < num_blocks:

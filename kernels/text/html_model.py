@@ -50,7 +50,7 @@ def classify(text, elements, words, blocks, size, tables, trees, keep):
     if count == 0:
         return 0.0
     statistics = np.empty((count, NUM_STATISTICS), np.int64)
-    scores = np.empty((len(elements), 4), np.int32)
+    scores = np.empty((len(elements), 7), np.int32)
     describe(text, blocks, tables[1], statistics)
     element_scores(elements, words, tables[0], scores)
     shared = page_totals(elements, blocks, statistics, scores, size)

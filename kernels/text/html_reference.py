@@ -121,6 +121,7 @@ class Tokens:
     def _read_text(self, at: int, stop: int) -> None:
         page = self.page
         is_pre, is_link = self._has("pre"), self._has("a")
+        link_from = len(self.text)
         while at < stop:
             piece: bytes = page[at : at + 1]
             at += 1
@@ -131,7 +132,7 @@ class Tokens:
                 piece = b"\xc2\xa0"
                 at += 1
             if len(piece) == 1 and piece[0] <= 32:
-                if piece == b"\0" or (piece == b"\r" and page[at : at + 1] == b"\n"):
+                if is_pre and (piece == b"\0" or (piece == b"\r" and page[at : at + 1] == b"\n")):
                     continue
                 if not is_pre:
                     self._gap = max(self._gap, 1)
@@ -146,10 +147,12 @@ class Tokens:
                 begin, inner = len(self.text), self._open[-1][1]
                 self._block = [begin, 0, element, inner, 0, int(is_link), 0, at, *place, int(is_pre)]
                 self._gap = 0
+                link_from = begin
             self.text += (b"", b" ", b"\n", b"\n\n")[self._gap]
             self._gap = 0
-            self._block[4] += is_link
             self.text += piece
+        if is_link and self._block is not None:
+            self._block[4] += len(self.text) - link_from
 
     def _close(self) -> None:
         block, self._block = self._block, None

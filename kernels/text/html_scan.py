@@ -27,6 +27,8 @@ PADDING = 96
 SPACE, NEWLINE, RETURN = b" \n\r"
 LT, GT, SLASH, BANG, QUESTION, DASH, EQUALS, AMP, DOUBLE, SINGLE = b"<>/!?-=&\"'"
 _HASH, _SEMICOLON = b"#;"
+# of a no-break space in UTF-8
+NBSP_LEAD, NBSP_TAIL, NBSP = 0xC2, 0xA0, 0xA0
 _SCRIPT, _SVG, _TEMPLATE = TAGS["script"], TAGS["svg"], TAGS["template"]
 
 
@@ -45,6 +47,50 @@ def _equal(_context, array, _index, _byte):
         return builder.bitcast(builder.icmp_unsigned("==", block, byte), ir.IntType(64))
 
     return types.uint64(array, types.int64, types.uint8), emit
+
+
+def _copy(plain: bool):
+    """An intrinsic that copies 64 bytes from ``data[at]`` to ``out[to]`` and says, a bit a byte, which of
+    them cannot stay as they are: "&", what may begin a no-break space, NUL, a carriage return; and, but
+    in preformatted text (``plain`` false), white space other than one space between two words."""
+
+    @intrinsic
+    def copy(_context, data, _at, out, _to):
+        def emit(context, builder, signature, args):
+            vector = ir.VectorType(ir.IntType(8), 64)
+
+            def block(array, index, offset):
+                start = make_array(signature.args[array])(context, builder, args[array]).data
+                at = builder.add(args[index], ir.IntType(64)(offset))
+                return builder.bitcast(builder.gep(start, [at]), vector.as_pointer())
+
+            def load(offset):
+                loaded = builder.load(block(0, 1, offset))
+                loaded.align = 1
+                return loaded
+
+            def compare(how, byte, value):
+                return builder.icmp_unsigned(how, byte, ir.Constant(vector, [value] * 64))
+
+            here = load(0)
+            builder.store(here, block(2, 3, 0)).align = 1
+            stops = builder.or_(compare("==", here, AMP), compare("==", here, NBSP_LEAD))
+            if plain:
+                behind = load(1)
+                ends = builder.or_(compare("<=", behind, SPACE), compare("==", behind, LT))
+                stops = builder.or_(stops, compare("<", here, SPACE))
+                stops = builder.or_(stops, builder.and_(compare("==", here, SPACE), ends))
+            else:
+                stops = builder.or_(stops, compare("==", here, RETURN))
+                stops = builder.or_(stops, compare("==", here, 0))
+            return builder.bitcast(stops, ir.IntType(64))
+
+        return types.uint64(data, types.int64, out, types.int64), emit
+
+    return copy
+
+
+copy_text, copy_preformatted = _copy(plain=True), _copy(plain=False)
 
 
 @njit(nogil=True, cache=True, inline="always")

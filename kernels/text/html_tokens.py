@@ -39,6 +39,9 @@ from kernels.text.html_scan import (
     DASH,
     GT,
     LT,
+    NBSP,
+    NBSP_LEAD,
+    NBSP_TAIL,
     NEWLINE,
     PADDING,
     QUESTION,
@@ -46,12 +49,15 @@ from kernels.text.html_scan import (
     SLASH,
     SPACE,
     comment_end,
+    copy_preformatted,
+    copy_text,
     find,
     lower,
     put,
     raw_end,
     reference,
 )
+from kernels.text.simd import trailing_zeros
 
 MAX_DEPTH = 512
 # open elements that a start tag, and an end tag, looks through
@@ -68,7 +74,6 @@ ELEMENT_COLUMNS = 8
 START, END, ELEMENT, INNER, LINK_BYTES, LINKS, IMAGES, AT, ROW, CELL, ITEM, LISTS, PRE = range(13)
 BLOCK_COLUMNS = 16
 
-_NBSP_LEAD, _NBSP_TAIL, _NBSP = 0xC2, 0xA0, 0xA0
 _A, _BR, _PRE, _TR, _TD, _TH, _LI = (TAGS[name] for name in ("a", "br", "pre", "tr", "td", "th", "li"))
 _UL, _OL, _TABLE, _BODY, _HTML = (TAGS[name] for name in ("ul", "ol", "table", "body", "html"))
 _SCRIPT, _STYLE, _SVG, _TITLE, _IMG = (TAGS[name] for name in ("script", "style", "svg", "title", "img"))
@@ -127,32 +132,39 @@ def tokenize(data, size, out, elements, words, blocks, marks):
             # ---- text
             stop = find(data, at + 1, size, LT)
             is_pre, is_link = num_open[_PRE] > 0, num_open[_A] > 0
+            link_from = written
             while at < stop:
                 byte = np.int64(data[at])
+                if byte <= SPACE and not is_pre:
+                    gap = max(gap, 1)
+                    at += 1
+                    while at < stop and data[at] <= SPACE:
+                        at += 1
+                    continue
                 code, second = np.int64(-1), np.int64(0)
-                at += 1
                 if byte == AMP:
-                    code, second, at = reference(data, at - 1, stop)
+                    code, second, at = reference(data, at, stop)
                     byte = code if code >= 0 else byte
-                elif byte == _NBSP_LEAD and data[at] == _NBSP_TAIL:
-                    byte = np.int64(_NBSP)
-                    code = byte
+                elif byte == NBSP_LEAD and data[at + 1] == NBSP_TAIL:
+                    byte = code = np.int64(NBSP)
+                    at += 2
+                else:
                     at += 1
                 if byte <= SPACE:
-                    if byte == 0 or (byte == RETURN and data[at] == NEWLINE):
+                    if is_pre and (byte == 0 or (byte == RETURN and data[at] == NEWLINE)):
                         continue
                     if not is_pre:
                         gap = max(gap, 1)
                         continue
                     byte = np.int64(NEWLINE if byte == RETURN else byte)
                     code = np.int64(-1)
-                elif code == _NBSP:
+                elif code == NBSP:
                     if not (is_pre or is_open):
                         continue
                     byte, code = np.int64(SPACE), np.int64(-1)
                 if not is_open:
                     is_open, in_pre = True, is_pre
-                    begin, links, link_bytes, gap = written, is_link, 0, 0
+                    begin, link_from, links, link_bytes, gap = written, written, is_link, 0, 0
                     block = blocks[num_blocks]
                     block[START], block[INNER], block[AT], block[PRE] = written, rows[depth - 1], at, is_pre
                     block[ELEMENT], block[ROW], block[CELL], block[ITEM], block[LISTS] = places[depth - 1]
@@ -161,13 +173,25 @@ def tokenize(data, size, out, elements, words, blocks, marks):
                     out[written + 1] = NEWLINE
                     written += 1 + (gap == 3)
                     gap = 0
-                link_bytes += is_link
                 if code < 0:
                     out[written] = byte
                     written += 1
                 else:
                     written = put(out, written, code)
                     written = put(out, written, second) if second else written
+                # what needs no thought, 64 bytes at a time
+                while at < stop:
+                    if is_pre:
+                        stops = copy_preformatted(data, at, out, written)
+                    else:
+                        stops = copy_text(data, at, out, written)
+                    count = min(trailing_zeros(stops), stop - at)
+                    at += count
+                    written += count
+                    if count < 64:
+                        break
+            if is_link and is_open:
+                link_bytes += written - link_from
             continue
         tag, boundary = np.int64(-1), False
         first_word = num_words
