@@ -46,24 +46,25 @@ def test_each_record_has_a_verdict(tmp_path):
         (200, HTML, "<html><body><script>x()</script>"),
         (200, HTML, ""),
         (200, HTML, "<html><body>" + "<div>" * 20_000 + "x"),
+        (200, HTML, page + "<p>too long" * 10_000),
         (200, [("Content-Type", "text/plain")], "line 1\r\n  line\0 2\n"),
         (200, [], page),
         (200, [("X-Robots-Tag", "noindex"), *HTML], page),
         (204, HTML, ""),
     )
-    found = rows(path, source="docs")
+    found = rows(path, source="docs", max_page_bytes=110_000)
     verdicts = [row["drop_rule"] or (row["error"] or "kept").partition(":")[0] for row in found]
     assert verdicts == [
         "kept", "redirect", "http_status", "content_type", "error_page", "empty", "empty",
-        "TooDeep", "kept", "kept", "kept", "http_status",
+        "empty", "too_large", "kept", "kept", "kept", "http_status",
     ]  # fmt: skip
     first = found[0]
     assert first["title"] == "A title" and first["text"].startswith("A sentence about schedulers")
     assert (first["url"], first["source"]) == ("http://a.org/0", "docs")
     assert first["warc_file"] == "a.warc.gz" and first["fetched_at"].tzinfo is not None
     assert first["id"] == document_id("docs", first["warc_record_id"])
-    assert found[8]["text"] == "line 1\n  line 2\n"
-    assert [row["optout"] for row in found] == [False] * 10 + [True, False]
+    assert found[9]["text"] == "line 1\n  line 2\n"
+    assert [row["optout"] for row in found] == [False] * 11 + [True, False]
     assert len({row["id"] for row in found}) == len(found)
 
 
@@ -144,7 +145,8 @@ def test_depth_is_what_the_tree_says(tmp_path):
     # links end themselves: the balance of tags is higher than any element lies
     deep = "<link>" * 9 + "<div>" * (MAX_DEPTH - 2)
     pages = [deep, deep + "x", "<p>" * 2 * MAX_DEPTH + PROSE, "<br>" * 2 * MAX_DEPTH + PROSE]
-    found = rows(shard(tmp_path / "a.warc.gz", *[(200, HTML, page) for page in pages]))
+    path = shard(tmp_path / "a.warc.gz", *[(200, HTML, page) for page in pages])
+    found = rows(path, extractor="resiliparse")
     errors = [row["error"] for row in found]
     assert errors == [None, f"TooDeep: elements are nested {MAX_DEPTH + 1} deep, more than 3000", None, None]
 
