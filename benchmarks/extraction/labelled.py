@@ -1,6 +1,6 @@
 """Main content of pages that we labelled: ``python -m benchmarks.extraction.labelled``.
 
-``labels.csv`` names 65 pages of 24 documentation packages of Debian, made by a dozen generators, none
+``labels.csv`` names 65 pages of 20 documentation packages of Debian, made by a dozen generators, none
 of a site that WCXB's development split has. Of each it says which elements hold the main content
 (``keep``) and which in them do not (``drop``), as CSS selectors: no text of a page is here. They were
 chosen at random by package, of those of 2.6 to 600 kB that are no search page or index, and judged

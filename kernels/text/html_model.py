@@ -158,3 +158,16 @@ def page_text(page: Workspace, keep: np.ndarray, markdown: bool = False) -> str:
     out = np.empty(room(page.text, page.blocks), np.uint8)
     written = lay_out(page.text, page.elements, page.blocks, keep, markdown, out)
     return out[:written].tobytes().decode("utf-8", "replace")
+
+
+def warm_html() -> None:
+    """Compile the kernels of this file and what they call."""
+    page = Workspace()
+    page.tokenize(b"<p>text")
+    tables = np.zeros(NUM_WORDS, np.int8), np.zeros(NUM_WORDS, np.int8)
+    trees = np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.uint32)
+    for array in (*tables, *trees, leaves := np.zeros((1, 32), np.int64)):
+        # Numba compiles a kernel anew for writable arrays
+        array.flags.writeable = False
+    keep, _ = ContentModel(*tables, *trees, leaves, facts={}).choose(page)
+    page_text(page, keep)
