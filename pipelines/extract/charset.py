@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
+import pyarrow as pa
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
@@ -41,11 +42,24 @@ def decode_page(body: bytes, content_type: str) -> tuple[str, str]:
 
 
 def utf8_page(body: bytes, content_type: str) -> tuple[bytes, str]:
-    """The page in UTF-8, and the encoding it came in, as of :func:`decode_page`."""
+    """The page in UTF-8, and the encoding it came in, as of :func:`decode_page`; most come in it."""
+    if _declared(body, content_type) in (None, "utf-8") and _is_utf8(body):
+        return body.removeprefix(codecs.BOM_UTF8), "utf-8"
     text, encoding = decode_page(body, content_type)
-    if encoding == "utf-8" and "\ufffd" not in text:
-        return body.removeprefix(codecs.BOM_UTF8), encoding
     return text.encode("utf-8", "replace"), encoding
+
+
+def _is_utf8(body: bytes) -> bool:
+    """Whether the bytes are UTF-8, without making a string of them."""
+    if body.isascii():
+        return True
+    offsets = pa.array([0, len(body)], pa.int64())
+    buffers = [None, offsets.buffers()[1], pa.py_buffer(body)]
+    try:
+        pa.Array.from_buffers(pa.large_binary(), 1, buffers).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def decode(body: bytes, encoding: str) -> str:
