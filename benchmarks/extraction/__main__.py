@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow.parquet as pq
 from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree
 
 from benchmarks import corpora
@@ -29,18 +30,19 @@ from benchmarks.results import Row, publish, versions_of
 from kernels.text.html_model import page_text
 from kernels.text.html_tokens import PRE, Workspace
 from pipelines.extract.charset import utf8_page
-from pipelines.extract.html import extract_page
+from pipelines.extract.html import extract_body
 
 # share of visible words that must agree with the tree's
 AGREE = 0.995
 
 
 def columnar(html: bytes) -> str:
-    return extract_page(utf8_page(html, "")[0], "", "columnar").text
+    return extract_body(html, "", "", "columnar")[0].text
 
 
 def resiliparse(html: bytes) -> str:
-    return extract_plain_text(utf8_page(html, "")[0].decode(), main_content=True, comments=True)
+    text = bytes_to_str(html, detect_encoding(html))
+    return extract_plain_text(text, main_content=True, comments=True)
 
 
 def trafilatura(html: bytes) -> str:

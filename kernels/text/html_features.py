@@ -318,6 +318,10 @@ def block_features(elements, blocks, statistics, scores, shared, size, first, la
     num_blocks = len(blocks)
     all_words = totals[0, _T_WORDS]
     mean, best = of_page[12], of_page[13]
+    # the page's own features come last, and are the same for all its blocks
+    for k in range(len(of_page)):
+        for j in range(last - first):
+            out[NUM_FEATURES - len(of_page) + k, j] = of_page[k]
     for b in range(first, last):
         j = b - first
         block, counts = blocks[b], statistics[b]
@@ -389,9 +393,6 @@ def block_features(elements, blocks, statistics, scores, shared, size, first, la
             k += 4
         out[k, j], out[k + 1, j], out[k + 2, j] = counts[SCORE], state[4], state[5]
         k += 3
-        for value in of_page:
-            out[k, j] = value
-            k += 1
         if _H1 <= tag <= _H6:
             state[0], state[1], state[4], state[5] = b, words_before + words, counts[SCORE], chain
             if tag == _H1 and not has_h1:

@@ -169,7 +169,7 @@ def reference(data, at, end):
                 digit = (byte | 32) - 87
             else:
                 break
-            code = min(code * (16 if hexadecimal else 10) + digit, 0x110000)
+            code = min(code * (16 if hexadecimal else 10) + digit, np.int64(0x110000))
             i += 1
         if i == first:
             return np.int64(-1), np.int64(0), at + 1

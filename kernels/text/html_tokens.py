@@ -206,7 +206,12 @@ def tokenize(data, size, out, elements, words, blocks, marks):
             boundary = BLOCK_TAGS[tag]
         if is_start:
             length = at - name
-            at, num_words = read_attributes(data, at, size, tag, words, num_words, marks, found)
+            if data[at] == GT:
+                at += 1
+                found[0] = found[1] = found[2] = 0
+                found[3] = tag
+            else:
+                at, num_words = read_attributes(data, at, size, tag, words, num_words, marks, found)
             if RAW_TAGS[tag]:
                 num_words = first_word
                 if tag == _SVG and found[1]:

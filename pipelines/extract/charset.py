@@ -42,14 +42,21 @@ def decode_page(body: bytes, content_type: str) -> tuple[str, str]:
 
 
 def utf8_page(body: bytes, content_type: str) -> tuple[bytes, str]:
-    """The page in UTF-8, and the encoding it came in, as of :func:`decode_page`; most come in it."""
-    if _declared(body, content_type) in (None, "utf-8") and _is_utf8(body):
+    """The page in UTF-8, and the encoding it came in. What is declared as UTF-8 is believed: where the
+    text turns out to have U+FFFD, ask :func:`checked_page`."""
+    declared = _declared(body, content_type)
+    if declared == "utf-8" or (declared is None and is_utf8(body)):
         return body.removeprefix(codecs.BOM_UTF8), "utf-8"
+    return checked_page(body, content_type)
+
+
+def checked_page(body: bytes, content_type: str) -> tuple[bytes, str]:
+    """The page in UTF-8, and the encoding it came in, as :func:`decode_page` finds it."""
     text, encoding = decode_page(body, content_type)
     return text.encode("utf-8", "replace"), encoding
 
 
-def _is_utf8(body: bytes) -> bool:
+def is_utf8(body: bytes) -> bool:
     """Whether the bytes are UTF-8, without making a string of them."""
     if body.isascii():
         return True

@@ -17,6 +17,7 @@ from resiliparse.parse.html import DOMContext, HTMLTree, traverse_dom
 from kernels.text import html_names as says
 from kernels.text.html_model import ContentModel, page_text
 from kernels.text.html_tokens import Workspace
+from pipelines.extract.charset import checked_page, is_utf8, utf8_page
 
 MODEL = Path(__file__).with_name("columnar.safetensors")
 STRUCTURES = ("text", "markdown")
@@ -79,6 +80,18 @@ def extract_page(html: bytes, url: str, extractor: str = "columnar", structure: 
         canonical_url=_joined(url, page.said(says.CANONICAL).strip()),
         published_at=_published(page),
     )
+
+
+def extract_body(
+    body: bytes, content_type: str, url: str, extractor: str = "columnar", structure: str = "text"
+) -> tuple[Page, str]:
+    """The page of a response's body, and its encoding; ``content_type`` is the whole header value."""
+    html, encoding = utf8_page(body, content_type)
+    page = extract_page(html, url, extractor, structure)
+    if encoding == "utf-8" and "\ufffd" in page.text + page.title and not is_utf8(body):
+        html, encoding = checked_page(body, content_type)
+        page = extract_page(html, url, extractor, structure)
+    return page, encoding
 
 
 def opts_out(directives: str) -> bool:
@@ -153,6 +166,7 @@ def _published(page: Workspace) -> datetime | None:
     """The first date that the page gives for itself and that can be read; UTC where it names no zone."""
     for mark in (says.PUBLISHED, says.PUBLISHED_DATA, says.PUBLISHED_TIME):
         said = page.said(mark).strip()
+        found: datetime | None
         try:
             found = datetime.fromisoformat(said)
         except ValueError:

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from resiliparse.parse.encoding import detect_mime
 
-from pipelines.extract.charset import decode_page, utf8_page
-from pipelines.extract.html import EXTRACTORS, STRUCTURES, extract_page, opts_out
+from pipelines.extract.charset import decode_page
+from pipelines.extract.html import EXTRACTORS, STRUCTURES, extract_body, opts_out
 from pipelines.warc import Record, read_rows, warc_name
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -178,8 +178,8 @@ class Extract:
             text, encoding = decode_page(record.body, record.header("content-type"))
             found["text"] = text.replace("\0", "").replace("\r\n", "\n")
         else:
-            html, encoding = utf8_page(record.body, record.header("content-type"))
-            page = extract_page(html, record.url, self.extractor, self.structure)
+            header = record.header("content-type")
+            page, encoding = extract_body(record.body, header, record.url, self.extractor, self.structure)
             found |= {
                 "title": page.title,
                 "text": page.text,
