@@ -97,6 +97,12 @@ def word_f1(text: str, gold: str) -> dict[str, float]:
     return {"f1": f1, "precision": precision, "recall": recall}
 
 
+def columnar(html: bytes) -> str:
+    from pipelines.extract.html import extract_body
+
+    return extract_body(html, "text/html", "")[0].text
+
+
 def resiliparse(html: bytes, comments: bool = True) -> str:
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
@@ -120,6 +126,7 @@ def justext(html: bytes) -> str:
 
 # the labels count comments under an article as boilerplate, so the peers may leave them out too
 EXTRACTORS: dict[str, Callable[[bytes], str]] = {
+    "columnar": columnar,
     "resiliparse": resiliparse,
     "resiliparse, no comments": partial(resiliparse, comments=False),
     "trafilatura": trafilatura,

@@ -9,9 +9,9 @@ from kernels.text.band_records import find_sorted, number_documents, partition_r
 from kernels.text.bpe import warm_encoder
 from kernels.text.buffers import text_buffers
 from kernels.text.hashing import content_hashes
+from kernels.text.html_model import warm_html
 from kernels.text.lines import unit_hashes, without_units
 from kernels.text.lsh import cluster_bands, cluster_equal, forest_edges, merge_forests
-from kernels.text.markup import scan_markup
 from kernels.text.minhash import band_hashes, band_signatures, signatures
 from kernels.text.overlap import build_index, find_items, find_ngrams, word_span
 from kernels.text.pii import find_pii
@@ -24,7 +24,7 @@ def warm() -> None:
     text_statistics(column)
     find_pii(column)
     warm_encoder().encode(column)
-    scan_markup(b"<p>text</p>")
+    warm_html()
     data, offsets = text_buffers(column)
     content_hashes(data, offsets)
     hashes, _ = unit_hashes(column, "line", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
+import pyarrow as pa
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
@@ -23,15 +24,49 @@ def decode_page(body: bytes, content_type: str) -> tuple[str, str]:
 
     The encoding: byte order mark, HTTP header, <meta>, valid UTF-8, then a guess; ``content_type`` is
     the whole header value. The order is that of the HTML standard; a label that no one knows counts
-    as absent.
+    as absent, and so does one that the bytes break where another reads them all.
     """
-    encoding = _declared(body, content_type)
-    if encoding is None:
-        try:
-            return body.decode("utf-8"), "utf-8"
-        except UnicodeDecodeError:
-            encoding = detect_encoding(body) or "windows-1252"
+    declared = _declared(body, content_type)
+    for encoding in (
+        declared,
+        "utf-8",
+        detect_encoding(body) if declared is None or declared == "utf-8" else None,
+    ):
+        if encoding is not None:
+            try:
+                return body.decode(encoding).removeprefix("\ufeff"), encoding
+            except UnicodeDecodeError:
+                pass
+    encoding = declared or detect_encoding(body) or "windows-1252"
     return decode(body, encoding), encoding
+
+
+def utf8_page(body: bytes, content_type: str) -> tuple[bytes, str]:
+    """The page in UTF-8, and the encoding it came in. What is declared as UTF-8 is believed: where the
+    text turns out to have U+FFFD, ask :func:`checked_page`."""
+    declared = _declared(body, content_type)
+    if declared == "utf-8" or (declared is None and is_utf8(body)):
+        return body.removeprefix(codecs.BOM_UTF8), "utf-8"
+    return checked_page(body, content_type)
+
+
+def checked_page(body: bytes, content_type: str) -> tuple[bytes, str]:
+    """The page in UTF-8, and the encoding it came in, as :func:`decode_page` finds it."""
+    text, encoding = decode_page(body, content_type)
+    return text.encode("utf-8", "replace"), encoding
+
+
+def is_utf8(body: bytes) -> bool:
+    """Whether the bytes are UTF-8, without making a string of them."""
+    if body.isascii():
+        return True
+    offsets = pa.array([0, len(body)], pa.int64())
+    buffers = [None, offsets.buffers()[1], pa.py_buffer(body)]
+    try:
+        pa.Array.from_buffers(pa.large_binary(), 1, buffers).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def decode(body: bytes, encoding: str) -> str:

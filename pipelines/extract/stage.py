@@ -15,15 +15,12 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from resiliparse.parse.encoding import detect_mime
 
-from kernels.text.markup import scan_markup
 from pipelines.extract.charset import decode_page
-from pipelines.extract.html import EXTRACTORS, extract_page, opts_out
+from pipelines.extract.html import EXTRACTORS, STRUCTURES, extract_body, opts_out
 from pipelines.warc import Record, read_rows, warc_name
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 PLAIN_TYPE = "text/plain"
-# Encodings in which the bytes of a tag are not those of ASCII, or stand for something else too.
-NOT_ASCII = ("utf-16", "iso-2022", "iso2022")
 
 # A document's columns, in order, as every stage after this one finds them.
 DOCUMENT_SCHEMA = pa.schema(
@@ -45,8 +42,18 @@ DOCUMENT_SCHEMA = pa.schema(
         ("metadata", pa.string()),
     ]
 )
+# ... and what this one adds: what a page says of itself, and how sure the extractor is of the text
+EXTRACTED_SCHEMA = pa.schema(
+    [
+        *DOCUMENT_SCHEMA,
+        ("language", pa.string()),
+        ("canonical_url", pa.string()),
+        ("published_at", pa.timestamp("us", "UTC")),
+        ("extraction_confidence", pa.float32()),
+    ]
+)
 _VERDICT = [("parent_row", pa.int64()), ("drop_rule", pa.string()), ("error", pa.string())]
-OUTPUT_SCHEMA = pa.schema([*DOCUMENT_SCHEMA, *(pa.field(*column) for column in _VERDICT)])
+OUTPUT_SCHEMA = pa.schema([*EXTRACTED_SCHEMA, *(pa.field(*column) for column in _VERDICT)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,43 +61,54 @@ class Extract:
     """Turn each response of a WARC file into a document, a drop with its rule, or an error.
 
     Drop rules: ``redirect`` (3xx), ``http_status`` (not 200), ``content_type`` (not wanted),
-    ``error_page`` (an error that came with status 200), ``empty`` (no main content). A damaged
-    record or a page that cannot be read is an error of its own row and harms no other. Pages that
-    opt out (noai, noindex, none, tdm-reservation) stay, with ``optout`` set: dropping them is for
-    ``decide``.
+    ``too_large`` (over ``max_page_bytes``), ``error_page`` (an error that came with status 200),
+    ``empty`` (no main content). A damaged record or a page that cannot be read is an error of its own
+    row and harms no other. Pages that opt out (noai, noindex, none, tdm-reservation) stay, with
+    ``optout`` set: dropping them is for ``decide``.
     """
 
     stage: ClassVar[str] = "extract"
     shape: ClassVar[str] = "expand"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     determinism: ClassVar[str] = "exact"
     inputs: ClassVar[dict[str, str]] = {"pages": "warc"}
     output: ClassVar[str] = "documents"
     needs: ClassVar[tuple[str, ...]] = ()
-    adds: ClassVar[dict[str, str]] = {field.name: str(field.type) for field in DOCUMENT_SCHEMA}
+    adds: ClassVar[dict[str, str]] = {field.name: str(field.type) for field in EXTRACTED_SCHEMA}
 
     source: str = "web"
     """Name of the source: a column, and part of every id."""
-    extractor: str = "resiliparse"
-    """What finds the main content: resiliparse, or trafilatura (better and much slower; it does not
-    keep the white space of code)."""
+    extractor: str = "columnar"
+    """What finds the main content: columnar (our own), resiliparse, or trafilatura (much slower; it
+    does not keep the white space of code)."""
+    structure: str = "text"
+    """Form of the text: text, or markdown (headings, lists, tables, code; not by resiliparse)."""
     content_types: tuple[str, ...] = (*HTML_TYPES, PLAIN_TYPE)
     """Media types to take; the rest is dropped by the rule content_type."""
     error_page_titles: tuple[str, ...] = (r"^Pydoc: (Error|Problem in)\b",)
     """Regular expressions; a page whose title matches one is dropped by the rule error_page."""
+    max_page_bytes: int = 20_000_000
+    """A page with more bytes is dropped by the rule too_large; a page takes up to 40 times its bytes of
+    memory while it is read."""
     heldout_fraction: float = 0.05
     """Share of documents, chosen by id, whose split is heldout."""
 
     @property
     def libraries(self) -> tuple[str, ...]:
-        chosen = "trafilatura" if self.extractor == "trafilatura" else "Resiliparse"
-        return ("FastWARC", "lxml", chosen)
+        chosen = {"columnar": (), "resiliparse": ("lxml",), "trafilatura": ("lxml", "trafilatura")}
+        return ("FastWARC", "Resiliparse", *chosen[self.extractor])
 
     def __post_init__(self) -> None:
         if self.extractor not in EXTRACTORS:
             raise ValueError(f"extractor is {self.extractor!r}: choose {' or '.join(EXTRACTORS)}")
         if self.extractor == "trafilatura" and importlib.util.find_spec("trafilatura") is None:
             raise ValueError("extractor trafilatura is not installed: pip install 'corpusmill[trafilatura]'")
+        if self.structure not in STRUCTURES:
+            raise ValueError(f"structure is {self.structure!r}: choose {' or '.join(STRUCTURES)}")
+        if self.structure == "markdown" and self.extractor == "resiliparse":
+            raise ValueError("structure markdown: resiliparse has none, choose another extractor")
+        if self.max_page_bytes < 1:
+            raise ValueError(f"max_page_bytes is {self.max_page_bytes}: it must be at least 1")
         if not 0 <= self.heldout_fraction <= 1:
             raise ValueError(f"heldout_fraction is {self.heldout_fraction}: it must be in 0 to 1")
         if unknown := set(self.content_types) - {*HTML_TYPES, PLAIN_TYPE}:
@@ -131,6 +149,10 @@ class Extract:
             "split": split_of(identity, self.heldout_fraction),
             "parents": [],
             "metadata": _facts(record.status),
+            "language": "",
+            "canonical_url": "",
+            "published_at": None,
+            "extraction_confidence": None,
             "parent_row": number,
         }
         if record.error is not None:
@@ -149,20 +171,28 @@ class Extract:
         content_type = row["content_type"] or detect_mime(record.body)
         if content_type not in self.content_types:
             return {"content_type": content_type, "drop_rule": "content_type"}
-        # before it is decoded, which finds its bytes in the cache then
-        markup = scan_markup(record.body)
-        text, encoding = decode_page(record.body, record.header("content-type"))
-        metadata = _facts(record.status, encoding)
-        found: dict[str, Any] = {"content_type": content_type, "metadata": metadata}
+        if len(record.body) > self.max_page_bytes:
+            return {"content_type": content_type, "drop_rule": "too_large"}
+        found: dict[str, Any] = {"content_type": content_type}
         if content_type == PLAIN_TYPE:
+            text, encoding = decode_page(record.body, record.header("content-type"))
             found["text"] = text.replace("\0", "").replace("\r\n", "\n")
         else:
-            same_markup = not encoding.startswith(NOT_ASCII)
-            page = extract_page(text, record.url, self.extractor, markup if same_markup else None)
-            found |= {"title": page.title, "text": page.text, "license": page.license}
-            found["optout"] = row["optout"] or page.optout
-            if any(re.search(pattern, page.title) for pattern in self.error_page_titles):
-                return {**found, "drop_rule": "error_page"}
+            header = record.header("content-type")
+            page, encoding = extract_body(record.body, header, record.url, self.extractor, self.structure)
+            found |= {
+                "title": page.title,
+                "text": page.text,
+                "license": page.license,
+                "optout": row["optout"] or page.optout,
+                "language": page.language,
+                "canonical_url": page.canonical_url,
+                "published_at": page.published_at,
+                "extraction_confidence": page.confidence,
+            }
+        found["metadata"] = _facts(record.status, encoding)
+        if any(re.search(pattern, found.get("title", "")) for pattern in self.error_page_titles):
+            return {**found, "drop_rule": "error_page"}
         return found if found["text"].strip() else {**found, "drop_rule": "empty"}
 
 

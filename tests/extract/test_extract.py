@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.extract.charset import decode, decode_page
-from pipelines.extract.html import MAX_DEPTH
+from pipelines.extract.html import EXTRACTORS, MAX_DEPTH
 from pipelines.extract.stage import DOCUMENT_SCHEMA, OUTPUT_SCHEMA, Extract, document_id, split_of
 from pipelines.warc import PartWriter, count_records
 
@@ -46,24 +46,25 @@ def test_each_record_has_a_verdict(tmp_path):
         (200, HTML, "<html><body><script>x()</script>"),
         (200, HTML, ""),
         (200, HTML, "<html><body>" + "<div>" * 20_000 + "x"),
+        (200, HTML, page + "<p>too long" * 10_000),
         (200, [("Content-Type", "text/plain")], "line 1\r\n  line\0 2\n"),
         (200, [], page),
         (200, [("X-Robots-Tag", "noindex"), *HTML], page),
         (204, HTML, ""),
     )
-    found = rows(path, source="docs")
+    found = rows(path, source="docs", max_page_bytes=110_000)
     verdicts = [row["drop_rule"] or (row["error"] or "kept").partition(":")[0] for row in found]
     assert verdicts == [
         "kept", "redirect", "http_status", "content_type", "error_page", "empty", "empty",
-        "TooDeep", "kept", "kept", "kept", "http_status",
+        "kept", "too_large", "kept", "kept", "kept", "http_status",
     ]  # fmt: skip
     first = found[0]
     assert first["title"] == "A title" and first["text"].startswith("A sentence about schedulers")
     assert (first["url"], first["source"]) == ("http://a.org/0", "docs")
     assert first["warc_file"] == "a.warc.gz" and first["fetched_at"].tzinfo is not None
     assert first["id"] == document_id("docs", first["warc_record_id"])
-    assert found[8]["text"] == "line 1\n  line 2\n"
-    assert [row["optout"] for row in found] == [False] * 10 + [True, False]
+    assert found[9]["text"] == "line 1\n  line 2\n"
+    assert [row["optout"] for row in found] == [False] * 11 + [True, False]
     assert len({row["id"] for row in found}) == len(found)
 
 
@@ -128,6 +129,51 @@ def test_license_and_optout_in_the_page(tmp_path):
     assert [row["optout"] for row in found] == [False] * 4 + [True, False, True, False]
 
 
+def test_what_a_page_says_of_itself(tmp_path):
+    head = """<html lang="de-AT">
+        <link rel=canonical href="/a?b=1&amp;c=2"><meta property="article:published_time"
+        content="2024-05-06T07:08:09+02:00">"""
+    data = '<script type="application/ld+json">{"datePublished": "2023-01-02"}</script>'
+    pages = [
+        head + data,
+        data,
+        "<time itemprop=datePublished datetime='no date'>",
+        "<html lang='{{ lang }}'>",
+    ]
+    path = shard(tmp_path / "a.warc.gz", *[(200, HTML, page + PROSE) for page in pages])
+    for extractor in EXTRACTORS:
+        found = rows(path, extractor=extractor)
+        assert [row["language"] for row in found] == ["de-AT", "", "", ""]
+        assert [row["canonical_url"] for row in found] == ["http://a.org/a?b=1&c=2", "", "", ""]
+        dates = [row["published_at"] and row["published_at"].isoformat() for row in found]
+        assert dates == ["2024-05-06T05:08:09+00:00", "2023-01-02T00:00:00+00:00", None, None]
+        sure = [row["extraction_confidence"] for row in found]
+        assert all(0 < value <= 1 for value in sure) if extractor == "columnar" else sure == [None] * 4
+
+
+def test_lies_cost_their_page_only(tmp_path):
+    german = "<p>Füße über Straßenbäume hören Öl, und das ist ein langer Satz mit vielen Wörtern.</p>" * 5
+    lying = [("Content-Type", "text/html; charset=utf-8")]
+    path = shard(
+        tmp_path / "a.warc.gz",
+        (200, lying, german.encode("latin-1")),
+        (200, HTML, b"\xff\xfe\x00" + PROSE.encode()),
+        (200, HTML, b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 40),
+        (200, HTML, PROSE),
+    )
+    found = rows(path)
+    assert "Füße über Straßenbäume" in found[0]["text"]
+    assert all(row["error"] is None for row in found)
+    assert found[3]["text"].startswith("A sentence about schedulers")
+
+
+def test_markdown_by_choice(tmp_path):
+    body = f"<h2>Locks</h2>{PROSE}<ul><li>{PROSE}</ul><pre>lock()\n  wait()</pre>{PROSE}"
+    (row,) = rows(shard(tmp_path / "a.warc.gz", (200, HTML, f"<main>{body}</main>")), structure="markdown")
+    assert "## Locks\n\nA sentence" in row["text"] and "- A sentence" in row["text"]
+    assert "```\nlock()\n  wait()\n```" in row["text"]
+
+
 ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be", "iso-2022-jp", "shift_jis", "gb18030", "koi8-r")
 
 
@@ -137,14 +183,15 @@ def test_what_a_page_says_in_other_encodings(tmp_path):
     answers = [(200, header, page.encode(header[0][1].split("=")[1])) for header in headers]
     found = rows(shard(tmp_path / "a.warc.gz", *answers))
     assert [(row["license"], row["optout"]) for row in found] == [("http://a.org/mit", True)] * len(ENCODINGS)
-    assert all(row["text"].startswith("x") and "\0" not in row["text"] for row in found)
+    assert all("A sentence" in row["text"] and "\0" not in row["text"] for row in found)
 
 
 def test_depth_is_what_the_tree_says(tmp_path):
     # links end themselves: the balance of tags is higher than any element lies
     deep = "<link>" * 9 + "<div>" * (MAX_DEPTH - 2)
     pages = [deep, deep + "x", "<p>" * 2 * MAX_DEPTH + PROSE, "<br>" * 2 * MAX_DEPTH + PROSE]
-    found = rows(shard(tmp_path / "a.warc.gz", *[(200, HTML, page) for page in pages]))
+    path = shard(tmp_path / "a.warc.gz", *[(200, HTML, page) for page in pages])
+    found = rows(path, extractor="resiliparse")
     errors = [row["error"] for row in found]
     assert errors == [None, f"TooDeep: elements are nested {MAX_DEPTH + 1} deep, more than 3000", None, None]
 
@@ -207,6 +254,9 @@ def test_columns_are_those_of_the_design():
     ("change", "message"),
     [
         ({"extractor": "magic"}, "extractor is 'magic'"),
+        ({"structure": "html"}, "structure is 'html'"),
+        ({"extractor": "resiliparse", "structure": "markdown"}, "resiliparse has none"),
+        ({"max_page_bytes": 0}, "max_page_bytes is 0"),
         ({"heldout_fraction": 1.5}, "heldout_fraction is 1.5"),
         ({"content_types": ("image/png",)}, "image/png"),
         ({"error_page_titles": ("(",)}, "no regular expression"),

@@ -20,7 +20,7 @@ MODULES = sorted(name for name in sys.stdlib_module_names if not name.startswith
 
 def verdict(html: str) -> str | None:
     """The rule by which the technical preset drops a page; None if it stays."""
-    text = extract_page(html, "https://docs.example.org/page.html", "resiliparse").text
+    text = extract_page(html.encode(), "https://docs.example.org/page.html", "resiliparse").text
     table = pa.table({"text": pa.array([text], pa.large_string())})
     table = TextStatistics().annotate(table)
     return Decide(presets=("technical",)).annotate(table)["drop_rule"][0].as_py()
