@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from synth_runs import MODULES, recorded, rows, write_documents
 from tiny_models import doc_of, write_llama
 from toy_runs import alive, driver, manifests, wait_for, wait_gone, write_dag
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+pytestmark = pytest.mark.proof
 
 STARTS = 400  # seconds that an engine may take on a machine that is shared
 
