@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from benchmarks.synth.faults import FAULTS
-from benchmarks.synth.planted import measure
 from synth.checks import CHECKS
 
 # an opening keeps its share; a repeated sentence may make an answer too long first
 LEAST = {"template": 0.8, "repetition": 0.85}
+MEASURE = """
+import json, pathlib, sys
+from benchmarks.synth.planted import measure
+print(json.dumps(measure(50, pathlib.Path(sys.argv[1]))))
+"""
 DATASET_RULES = {"near_duplicate", "contaminated", "template"}
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    return measure(50, tmp_path_factory.mktemp("planted"))
+    # in a process of its own: what pydoc says of a module follows from what is imported beside it
+    return json.loads(
+        subprocess.run(
+            [sys.executable, "-c", MEASURE, str(tmp_path_factory.mktemp("planted"))],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
 
 
 def test_every_check_has_faults():
