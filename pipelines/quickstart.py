@@ -29,8 +29,9 @@ def quickstart(folder: Path, pages: int | None, console: Console) -> int:
     free = shutil.disk_usage(folder).free
     console.print(
         f"Crawls two servers on loopback (Python's own documentation and that of installed packages),"
-        f" about 1,200 pages, goes on to a trained model, lets it write through vLLM, and trains again. Nothing"
-        f" is downloaded. Takes five to eight minutes and 300 MB on two cores; {human_bytes(free)} are free. Everything goes to {folder}.",
+        f" about 1,200 pages, goes on to a trained model, lets it write through vLLM, and trains again."
+        f" Nothing is downloaded. Takes five to eight minutes and 300 MB on two cores;"
+        f" {human_bytes(free)} are free. Everything goes to {folder}.",
         soft_wrap=True,
         highlight=False,
     )
