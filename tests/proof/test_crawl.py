@@ -45,7 +45,7 @@ def test_killed_five_times(tmp_path: Path, record_property) -> None:
                 run.until(lambda: len(list((broken / "store").glob("*/commits/*"))) > len(done), 120)  # noqa: B023
                 time.sleep(chance.uniform(0, took / 8))
                 if kill % 2:
-                    spiders = [p for p in run.family() if "spider" in " ".join(p.cmdline())]
+                    spiders = run.family("spider")
                     if spiders:
                         psutil.Process(spiders[0].pid).kill()
                         time.sleep(1)

@@ -63,7 +63,7 @@ def test_killed(
         with driver(config, tmp_path / "run") as run:
             run.until(lambda: len(commits(tmp_path / "store")) >= moment, 300)  # noqa: B023
             time.sleep(chance.uniform(0, 0.3))
-            workers = [p for p in run.family() if "ray::run_item" in "".join(p.cmdline())]
+            workers = run.family("ray::run_item")
             if victim == "worker" and workers:
                 _kill(chance.choice(workers))
                 time.sleep(2)

@@ -37,7 +37,7 @@ def slow_everywhere(lines: Path | str, seconds: float) -> dict[str, dict]:
 def kill_a_worker(run: Driver, draw: random.Random) -> str | None:
     """SIGKILL to a process that has a work item at hand; None when there is none just now."""
     try:
-        busy = [p for p in run.family() if "ray::run_item" in " ".join(p.cmdline())]
+        busy = run.family("ray::run_item")
         if not busy:
             return None
         victim = draw.choice(busy)

@@ -24,18 +24,12 @@ PATIENCE = 900  # seconds to a moment that has to come
 
 
 def holders(current: Driver) -> list[psutil.Process]:
-    return [p for p in current.family() if "ray::Resident" in _line(p)]
+    return current.family("ray::Resident")
 
 
 def engine_cores(current: Driver) -> list[psutil.Process]:
-    return [p for p in current.family() if "EngineCor" in _line(p)]
-
-
-def _line(process: psutil.Process) -> str:
-    try:
-        return " ".join([process.name(), *process.cmdline()])
-    except psutil.Error:
-        return ""
+    # a title is cut to 15 characters
+    return current.family("EngineCor")
 
 
 def kill_one(find: Callable[[Driver], list[psutil.Process]], current: Driver) -> bool:

@@ -86,7 +86,7 @@ def test_killed_and_resumed(local_ray: int, tmp_path: Path, victim: str) -> None
             if victim == "driver":
                 left = first.kill()
             else:
-                actors = [p for p in first.family() if "ray::Resident" in " ".join(p.cmdline())]
+                actors = first.family("ray::Resident")
                 assert actors, "no actor holds the engine"
                 actors[0].kill()
                 before = recorded(tmp_path / "store")

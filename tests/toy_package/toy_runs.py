@@ -138,9 +138,11 @@ class Driver:
         wait_for(lambda: ready() or self.process.poll() is not None, seconds, self.output)
         assert self.process.poll() is None, f"the driver ended too early:\n{self.output()}"
 
-    def family(self) -> list[psutil.Process]:
-        """Every process this driver has started, and what those have started."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+    def family(self, word: str = "") -> list[psutil.Process]:
+        """Every process this driver has started, and what those have started; with ``word``, those that
+        have it in their title or command line."""
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in processes if word in _line(process)] if word else processes
 
     def kill(self) -> list[psutil.Process]:
         """SIGKILL to the driver alone; returns what it leaves behind at that moment."""
@@ -161,6 +163,14 @@ class Driver:
 
     def output(self) -> str:
         return self.out.read_text()
+
+
+def _line(process: psutil.Process) -> str:
+    """Title (cut to 15 characters) and command line; nothing of a process that has just ended."""
+    try:
+        return " ".join([process.name(), *process.cmdline()])
+    except psutil.Error:
+        return ""
 
 
 @contextmanager
