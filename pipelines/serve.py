@@ -95,7 +95,8 @@ def generate(
 
     Text that spells a special token is ordinary text. Prompt i samples with the seed ``seed + i``.
     """
-    from pipelines.vllm_server import cpu_options, set_environment
+    from pipelines.vllm_server import cpu_options
+    from synth.vllm_defaults import set_environment
 
     check_checkpoint(checkpoint)
     set_environment()

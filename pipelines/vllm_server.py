@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.child import die_with_parent
+from synth.child import die_with_parent
+from synth.vllm_defaults import CPU_OPTIONS, set_environment
 
 if __name__ == "__mp_main__":
     die_with_parent(os.getppid())
@@ -22,22 +23,14 @@ if __name__ == "__mp_main__":
 def cpu_options(model: Path) -> dict[str, Any]:
     """Engine options for a machine without a GPU, where vLLM's own defaults do not fit.
 
-    Chunked prefill is off: a request with a seed ends the engine when its prompt is cut (0.32). A float32
-    checkpoint stays what it is: vLLM would round it to bfloat16, which saves a CPU nothing.
+    CPU_OPTIONS, and a float32 checkpoint stays what it is: vLLM would round it to bfloat16, which saves a
+    CPU nothing.
     """
-    options: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
+    options: dict[str, Any] = dict(CPU_OPTIONS)
     config = model / "config.json"
     if config.is_file() and json.loads(config.read_text()).get("dtype") == "float32":
         options["dtype"] = "float32"
     return options
-
-
-def set_environment() -> None:
-    """What vLLM reads from the environment, where the user says nothing."""
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # without it the engine takes half of the memory, and each process binds itself to all cores
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 def _as_flags(options: dict[str, Any]) -> list[str]:

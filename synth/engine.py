@@ -168,6 +168,11 @@ class EngineSettings:
         return {"kind": self.kind, "model": model, "revision": self.model_revision, "dtype": self.dtype}
 
     @property
+    def gpus(self) -> int:
+        """GPUs that one engine takes where there are any."""
+        return self.tensor_parallel if self.kind == "vllm" else 0
+
+    @property
     def model_name(self) -> str:
         """For people: the endpoint's name of the model, or the name of its folder."""
         if self.kind == "echo":

@@ -16,7 +16,7 @@ from synth import holder
 from synth.asking import ask, together
 from synth.engine import EngineSettings, Refused, Request
 from synth.journal import Journal
-from synth.plan import LEAST_ROOM, SLACK, split_text, token_counter
+from synth.plan import LEAST_ROOM, SLACK, in_share, split_text, token_counter
 from synth.recipe import Sampling
 from synth.rubric import Rubric, builtin_rubrics, load_rubric
 
@@ -88,7 +88,7 @@ class Label:
 
     @property
     def gpus(self) -> int:
-        return self.engine.tensor_parallel if self.engine.kind == "vllm" else 0
+        return self.engine.gpus
 
     def identity(self) -> dict[str, Any]:
         """What the fingerprint sees: the rubric's content and the model's revision, no place."""
@@ -164,8 +164,7 @@ class Label:
         ]
         found = {}
         for row, (id_, text, title, split) in enumerate(zip(*columns, strict=True)):
-            digest = hashlib.blake2b(f"{seed}\0label\0{id_}".encode(), digest_size=8).digest()
-            if split == "heldout" or int.from_bytes(digest) >= self.sample * 2**64:
+            if split == "heldout" or not in_share(self.sample, seed, "label", id_):
                 continue
             pieces = split_text(
                 text or "", self.most_words, max(LEAST_ROOM, room - count(title or "")), count

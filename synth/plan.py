@@ -189,7 +189,7 @@ class Planner:
         for rule, conditions in self.rules:
             if all(condition.holds(document.get(column)) for column, condition in conditions.items()):
                 names = list(rule.recipes)
-                if int.from_bytes(_hash(seed, document["id"])) >= rule.share * 2**64:
+                if not in_share(rule.share, seed, document["id"]):
                     return []
                 if rule.draw:
                     names = sorted(names, key=lambda name: _hash(seed, document["id"], name))[: rule.draw]
@@ -210,6 +210,11 @@ class Planner:
 
 def _hash(*parts: object) -> bytes:
     return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+
+
+def in_share(share: float, *parts: object) -> bool:
+    """Whether what ``parts`` name is among that share of all, by their hash alone."""
+    return int.from_bytes(_hash(*parts)) < share * 2**64
 
 
 def request_seed(seed: int, id: str, part: int, recipe: Recipe, attempt: int) -> int:

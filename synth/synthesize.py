@@ -125,7 +125,7 @@ class Synthesize:
 
     @property
     def gpus(self) -> int:
-        return self.engine.tensor_parallel if self.engine.kind == "vllm" else 0
+        return self.engine.gpus
 
     def columns(self) -> set[str]:
         """The columns that these parameters need."""

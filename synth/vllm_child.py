@@ -21,14 +21,14 @@ import sys
 from typing import Any
 
 from synth.child import die_with_parent
+from synth.vllm_defaults import CPU_OPTIONS, set_environment
 
 if __name__ == "__mp_main__":
     die_with_parent(os.getppid())
 
 
 def engine_arguments(settings: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
-    """vLLM's engine arguments. Without a GPU a prefill is never split: with a seed a request, vLLM
-    0.32 rewinds its generator after part of a prefill, which a generator on a CPU cannot do."""
+    """vLLM's engine arguments. Without a GPU a prefill is never split (CPU_OPTIONS says why)."""
     arguments: dict[str, Any] = {
         "model": settings["model"],
         "dtype": settings["dtype"],
@@ -41,11 +41,7 @@ def engine_arguments(settings: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
         "seed": 0,
     }
     if on_cpu:
-        arguments |= {
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(settings["context"], 4096),
-            "enforce_eager": True,
-        }
+        arguments |= {**CPU_OPTIONS, "max_num_batched_tokens": max(settings["context"], 4096)}
     else:
         arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
     return arguments | {name: value for name, value in settings["args"]}
@@ -85,10 +81,7 @@ class Server:
         self.tasks.pop(name, None)
 
     def _start(self, settings: dict[str, Any]) -> str:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(settings["memory_gb"]))))
-        # Ray's OMP_NUM_THREADS counts; without this vLLM takes cores that others were given
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        set_environment(settings["memory_gb"])
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM

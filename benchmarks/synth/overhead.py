@@ -17,7 +17,6 @@ import dataclasses
 import importlib
 import importlib.util
 import json
-import os
 import pydoc
 import statistics
 import sys
@@ -73,9 +72,9 @@ class Bare:
 
     def __init__(self, settings: Any, prompts: list[tuple[list[int], int]], sampling: Any):
         from synth.vllm_child import engine_arguments
+        from synth.vllm_defaults import set_environment
 
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        set_environment()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -169,6 +168,8 @@ def main() -> None:
                 if number:  # the first round warms up
                     found[name].append((time.monotonic() - started, cpu_seconds() - before))
         importlib.import_module("synth.holder").close()
+        # its process would outlive this one
+        bare.engine.shutdown()
     red = []
     if answers["bare"] != answers["ours"]:
         different = sum(a != b for a, b in zip(answers["bare"], answers["ours"], strict=True))
