@@ -59,12 +59,13 @@ def quickstart(folder: Path, pages: int | None, console: Console) -> int:
 
 def _ports(folder: Path) -> list[int]:
     """The ports of the sites: kept with the run, so that going on with it finds the same URLs."""
-    from pipelines.sites import free_port
+    from pipelines.sites import free_ports
 
     note = folder / "sites.json"
     if note.exists():
         return json.loads(note.read_text())
-    ports = [port if _is_free(port) else free_port() for port in PORTS]
+    spare = free_ports(len(PORTS))
+    ports = [port if _is_free(port) else other for port, other in zip(PORTS, spare, strict=True)]
     note.write_text(json.dumps(ports))
     return ports
 

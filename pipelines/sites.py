@@ -57,7 +57,8 @@ def serve(pydoc_port: int = 0, packages_port: int = 0) -> Iterator[Sites]:
     Port 0: any free one. A fixed port keeps the seeds, and so the fingerprint of a crawl, the same.
     Raises RuntimeError when a site does not start.
     """
-    pydoc_port, packages_port = pydoc_port or free_port(), packages_port or free_port()
+    spare = free_ports(2)
+    pydoc_port, packages_port = pydoc_port or spare[0], packages_port or spare[1]
     sites = Sites(f"http://127.0.0.1:{pydoc_port}/", f"http://127.0.0.1:{packages_port}/")
     with tempfile.TemporaryDirectory(prefix="corpusmill-sites-") as scratch:
         children: list[subprocess.Popen[bytes]] = []
@@ -88,11 +89,14 @@ def documents() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Different ports of 127.0.0.1 that nobody listens on now."""
+    with contextlib.ExitStack() as held:
+        # all held at once: one that was let go may be given again
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def _start_pydoc(port: int, scratch: str) -> subprocess.Popen[bytes]:

@@ -23,7 +23,7 @@ import openai
 from toy_server import CORPUSMILL, ONE_THREAD, VLLM, Server, server
 from toy_sigma import judge, write_tiny_sigma
 
-from pipelines.sites import free_port
+from pipelines.sites import free_ports
 
 pytestmark = pytest.mark.proof
 HERE = Path(__file__).parent
@@ -184,7 +184,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    port = free_port()
+    (port,) = free_ports(1)
     command = [*CORPUSMILL, "serve", str(model_folder), "--port", str(port), "--max-num-seqs", "32"]
     with server(command, f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("log") / "log.txt") as running:
         yield running
@@ -288,7 +288,7 @@ def test_a_killed_server_leaves_nothing(served: Server, record_property) -> None
 
 def test_vllms_own_command(model_folder: Path, vllm_command, tmp_path: Path) -> None:
     """``vllm serve DIR`` with the package installed answers; without the plugin it says what is missing."""
-    port = free_port()
+    (port,) = free_ports(1)
     vllm, env = vllm_command
     command = [*vllm, "serve", str(model_folder), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--enforce-eager", "--dtype", "float32"]

@@ -10,7 +10,7 @@ import pytest
 from toy_server import CORPUSMILL, Server, server
 from toy_sigma import write_tiny_sigma
 
-from pipelines.sites import free_port
+from pipelines.sites import free_ports
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 @pytest.fixture(scope="session")
 def served(tiny: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """``corpusmill serve`` of it on a loopback port."""
-    port = free_port()
+    (port,) = free_ports(1)
     command = [*CORPUSMILL, "serve", str(tiny[0]), "--port", str(port), "--block-size", "16"]
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with server(command, f"http://127.0.0.1:{port}", log) as running:
